@@ -1,0 +1,1 @@
+"""CLIP models that adversaries cannot fool, and an honest number for how well they hold."""

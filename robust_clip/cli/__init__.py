@@ -1,0 +1,26 @@
+"""The command line: one file per command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import train
+
+COMMANDS = (train,)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `robust-clip COMMAND ...`; a mistake of the user's ends in one line on standard error and exit code 2."""
+    parser = argparse.ArgumentParser(prog="robust-clip", description="Robust CLIP: train, attack and evaluate.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and not getattr(args, "takes_overrides", False):
+        parser.error(f"unrecognised arguments: {' '.join(overrides)}")
+    args.overrides = overrides
+    try:
+        return int(args.run(args))
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.stderr.write(f"robust-clip {args.command}: {error}\n")
+        return 2

@@ -1,0 +1,7 @@
+"""CLIP models that take pixels, and the zero-shot classifier over them."""
+
+from .configuration import RobustCLIPConfig
+from .modeling import RobustCLIPModel
+from .zero_shot import ZeroShotClassifier, embed_classes
+
+__all__ = ["RobustCLIPConfig", "RobustCLIPModel", "ZeroShotClassifier", "embed_classes"]

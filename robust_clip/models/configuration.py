@@ -1,0 +1,58 @@
+"""Configuration of robust CLIP models: a stock CLIP config that also says how pixels are normalised."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import CLIPConfig
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+
+class RobustCLIPConfig(CLIPConfig):
+    """A `CLIPConfig` with the three facts that pixel-space robustness needs.
+
+    `model_type` stays `clip`: stock transformers reads the saved file and ignores the extra keys.
+
+    Args:
+        image_mean: Mean of each channel, in pixel units of [0, 1]; three numbers.
+        image_std: Standard deviation of each channel, in the same units; three positive numbers.
+        robustness: What the weights were trained against (objective, attack, threat model, data), or `None` for a
+            model that was never trained adversarially. Written by `AdversarialTrainer`.
+
+    Raises:
+        ValueError: If `image_mean` or `image_std` is not three numbers, or a deviation is not positive.
+    """
+
+    model_type = "clip"
+
+    image_mean: list[float] | tuple[float, ...] | None = None
+    image_std: list[float] | tuple[float, ...] | None = None
+    robustness: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.image_mean = _three_numbers("image_mean", self.image_mean, OPENAI_CLIP_MEAN)
+        self.image_std = _three_numbers("image_std", self.image_std, OPENAI_CLIP_STD)
+        if min(self.image_std) <= 0:
+            raise ValueError(f"image_std must be positive in each channel, got {self.image_std}.")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RobustCLIPConfig":
+        """As the parent's, but refuses a checkpoint that is not a CLIP instead of filling it with random weights."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"Not a CLIP checkpoint: its config.json says model_type {model_type!r}, but {cls.model_type!r} is "
+                "needed. Give a CLIP checkpoint such as openai/clip-vit-base-patch32."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as saved: it names stock `CLIPModel`, so that the checkpoint loads without this package."""
+        return super().to_dict() | {"architectures": ["CLIPModel"]}
+
+
+def _three_numbers(name: str, value: Sequence[float] | None, default: Sequence[float]) -> list[float]:
+    numbers = [float(number) for number in (default if value is None else value)]
+    if len(numbers) != 3:
+        raise ValueError(f"{name} must be three numbers, one per colour channel, got {numbers}.")
+    return numbers

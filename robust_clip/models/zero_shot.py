@@ -1,0 +1,94 @@
+"""Zero-shot classification: a CLIP model and class embeddings as one function from pixels to logits."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .modeling import RobustCLIPModel
+
+
+class ZeroShotClassifier(nn.Module):
+    """The function that attacks see: pixels in [0, 1] to temperature-scaled cosines with each class.
+
+    Args:
+        model: The CLIP model, or a distributed wrapper around it; it is called, never changed.
+        class_embeds: `(C, D)`, unit norm, one row per class.
+        batch_multiple: Batches are filled up to a multiple of this with copies of their last image, whose logits are
+            dropped. Matrix kernels round differently for different row counts; on CPU all multiples of 8 agree to
+            the bit, so evaluation uses 8 and its numbers do not depend on the batch size.
+    """
+
+    def __init__(self, model: nn.Module, class_embeds: Tensor, batch_multiple: int = 1) -> None:
+        super().__init__()
+        self.model = model
+        self.batch_multiple = batch_multiple
+        self.register_buffer("class_embeds", class_embeds, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits `(B, C)` in fp32, `exp(logit_scale) * cos`, of `pixels` `(B, 3, H, W)` in [0, 1]."""
+        missing = -len(pixels) % self.batch_multiple
+        padded = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
+        return self.model(compute=partial(self._logits, pixels=padded))[: len(pixels)]
+
+    def _logits(self, model: RobustCLIPModel, pixels: Tensor) -> Tensor:
+        image_embeds = F.normalize(model.encode_image(pixels).float(), dim=-1)
+        return model.logit_scale.detach().float().exp() * image_embeds @ self.class_embeds.float().T
+
+
+def fill_templates(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every template filled with every class name, class by class.
+
+    >>> fill_templates(["cat", "dog"], ["a {}.", "one {}"])
+    ['a cat.', 'one cat', 'a dog.', 'one dog']
+
+    Raises:
+        ValueError: If there are no names or templates, a name is not a string, or a template has no `{}`.
+    """
+    if not class_names or not templates:
+        raise ValueError(f"Need class names and templates, got {len(class_names)} and {len(templates)}.")
+    for name in class_names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"Class names must be non-empty strings, got {name!r}; quote it in the recipe.")
+    for template in templates:
+        if not isinstance(template, str) or "{}" not in template:
+            raise ValueError(f"A template needs a {{}} where the class name goes, got {template!r}.")
+    return [template.replace("{}", name) for name in class_names for template in templates]
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], device: torch.device | str) -> dict[str, Tensor]:
+    """Token ids `(N, L)` and attention mask, padded to the longest text and cut at the tokenizer's context length."""
+    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+    return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def pool_templates(text_features: Tensor, n_classes: int) -> Tensor:
+    """One unit-norm embedding per class, `(C, D)`: the mean over its templates' unit embeddings, renormalised.
+
+    >>> pool_templates(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), 1)
+    tensor([[0.7071, 0.7071]])
+    """
+    embeds = F.normalize(text_features.float(), dim=-1).view(n_classes, -1, text_features.shape[-1])
+    return F.normalize(embeds.mean(dim=1), dim=-1)
+
+
+@torch.no_grad()
+def embed_classes(
+    model: RobustCLIPModel, tokenizer: Any, class_names: Sequence[str], templates: Sequence[str], batch_size: int = 512
+) -> Tensor:
+    """Class embeddings `(C, D)`, unit norm, of `class_names` under `templates` (`{}` marks the name).
+
+    Raises:
+        ValueError: As `fill_templates`.
+    """
+    prompts = fill_templates(class_names, templates)
+    was_training = model.training
+    model.eval()
+    features = []
+    for start in range(0, len(prompts), batch_size):
+        features.append(model.encode_text(**tokenize(tokenizer, prompts[start : start + batch_size], model.device)))
+    model.train(was_training)
+    return pool_templates(torch.cat(features), len(class_names))

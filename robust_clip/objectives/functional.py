@@ -1,0 +1,38 @@
+"""The pure mathematics that objectives share: tensors in, tensors out, no model."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def class_logits(image_features: Tensor, class_embeds: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Temperature-scaled cosines `(B, C)` between image features `(B, D)` and unit class embeddings `(C, D)`.
+
+    >>> class_logits(torch.tensor([[3.0, 4.0]]), torch.eye(2), 10.0)
+    tensor([[6., 8.]])
+    """
+    return logit_scale * F.normalize(image_features.float(), dim=-1) @ class_embeds.float().T
+
+
+def info_nce(logits: Tensor, groups: Tensor) -> Tensor:
+    """Symmetric image-text InfoNCE over a batch (CLIP, https://huggingface.co/papers/2103.00020, Figure 3).
+
+    Pairs of one group (identical captions) are each other's positives: the target distribution of a row is uniform
+    over its group. With all groups distinct this is CLIP's loss.
+
+    Args:
+        logits: `(B, B)`, image i against the caption of image j.
+        groups: `(B,)` integer identity of each image's caption.
+
+    Returns:
+        Scalar, the mean of both directions.
+
+    >>> round(float(info_nce(torch.eye(2) * 2, torch.tensor([0, 1]))), 4)
+    0.1269
+    >>> round(float(info_nce(torch.eye(2) * 2, torch.tensor([0, 0]))), 4)
+    1.1269
+    """
+    positives = (groups[:, None] == groups[None, :]).float()
+    targets = positives / positives.sum(dim=1, keepdim=True)
+    logits = logits.float()
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2

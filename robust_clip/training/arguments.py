@@ -1,0 +1,25 @@
+"""Training arguments: those of transformers, and how robustness is measured along the way."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class AdversarialTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with robust evaluation.
+
+    Args:
+        eval_protocol: Name of the protocol that `evaluate()` uses for robust accuracy when a threat model is given.
+        eval_samples: How many images of the evaluation set are attacked; `None` for all.
+    """
+
+    eval_protocol: str = field(default="pgd20", metadata={"help": "Protocol of robust evaluation during training."})
+    eval_samples: int | None = field(default=None, metadata={"help": "Images attacked in evaluation; all if not set."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Images are not arguments of the model's forward, so the Trainer would drop them.
+        self.remove_unused_columns = False
+        # A term that is not finite stops training with its name; averaging it away would hide it.
+        self.logging_nan_inf_filter = False
