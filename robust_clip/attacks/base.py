@@ -101,6 +101,11 @@ class Attack(ABC):
             self._check_result(adversarial, clean, threat_model)
         return adversarial
 
+    @property
+    @abstractmethod
+    def gradient_passes(self) -> int:
+        """Most forward-and-backward passes to the pixels that a search takes, for counting its cost."""
+
     @abstractmethod
     def search(self, problem: Problem) -> Tensor:
         """Find adversarial images for `problem`, `(B, 3, H, W)`; runs under `no_grad`, with the model in eval mode."""

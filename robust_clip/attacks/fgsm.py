@@ -35,6 +35,11 @@ class FGSM(Attack):
 
     random_start: bool = False
 
+    @property
+    def gradient_passes(self) -> int:
+        """One."""
+        return 1
+
     def search(self, problem: Problem) -> Tensor:
         """Take the one step."""
         return climb(problem, 1, problem.threat_model.epsilon, self.random_start, stop_when_fooled=False)

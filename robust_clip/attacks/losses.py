@@ -1,7 +1,7 @@
 """What an attack climbs: losses of the outputs, one value per sample, computed in float32."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -63,9 +63,9 @@ class CrossEntropy(AttackLoss):
         """Cross-entropy of logits `(B, C)`, `(B,)`."""
         return functional.cross_entropy(outputs.float(), self.labels, reduction="none")
 
-    def __getitem__(self, kept: Tensor) -> "CrossEntropy":
+    def __getitem__(self, kept: Tensor) -> Self:
         """The same loss for the samples `kept`."""
-        return CrossEntropy(self.labels[kept])
+        return replace(self, labels=self.labels[kept])
 
     def fooled(self, outputs: Tensor) -> Tensor:
         """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
@@ -99,9 +99,9 @@ class Margin(AttackLoss):
         others = logits.scatter(1, label, -torch.inf).amax(dim=1)
         return -functional.relu(logits.gather(1, label).squeeze(1) - others + self.confidence)
 
-    def __getitem__(self, kept: Tensor) -> "Margin":
+    def __getitem__(self, kept: Tensor) -> Self:
         """The same loss for the samples `kept`."""
-        return Margin(self.labels[kept], self.confidence)
+        return replace(self, labels=self.labels[kept])
 
     def fooled(self, outputs: Tensor) -> Tensor:
         """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
@@ -132,9 +132,9 @@ class EmbeddingDistance(AttackLoss):
             raise ValueError(f"outputs and reference must have the same shape, got {shapes}")
         return (outputs.float() - self.reference.float()).square().flatten(1).sum(dim=1)
 
-    def __getitem__(self, kept: Tensor) -> "EmbeddingDistance":
+    def __getitem__(self, kept: Tensor) -> Self:
         """The same loss for the samples `kept`."""
-        return EmbeddingDistance(self.reference[kept])
+        return replace(self, reference=self.reference[kept])
 
 
 LOSSES: dict[str, type[AttackLoss]] = {

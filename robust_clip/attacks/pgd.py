@@ -64,17 +64,22 @@ class PGD(Attack):
                 raise ValueError("PGD step_size 0 never moves; give a positive size, or None for epsilon / 4")
             object.__setattr__(self, "step_size", size)
 
+    @property
+    def gradient_passes(self) -> int:
+        """One for each step of each restart."""
+        return self.steps * self.restarts
+
     def search(self, problem: Problem) -> Tensor:
         """Climb once, or `restarts` times keeping the best end of each sample."""
         size = self._step_size(problem.threat_model)
+        if self.restarts == 1:
+            return climb(problem, self.steps, size, self.random_start, self.stop_when_fooled)
         best = problem.pixels.clone()
         highest = torch.full((len(best),), -math.inf, device=best.device)
-        left = problem.positions
+        left = torch.arange(len(best), device=best.device)
         for _ in range(self.restarts):
             attempt = problem[left]
             end = climb(attempt, self.steps, size, self.random_start, self.stop_when_fooled)
-            if self.restarts == 1:
-                return end
             losses, fooled = judge(attempt.forward, end, attempt.loss)
             score = losses if fooled is None else losses.masked_fill(fooled, math.inf)
             better = score > highest[left]

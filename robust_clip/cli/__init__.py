@@ -1,12 +1,15 @@
 """The command line: one file per command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from . import train
+import torch
 
-COMMANDS = (train,)
+from . import attack, benchmark, evaluate, train
+
+COMMANDS = (train, evaluate, attack, benchmark)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and not getattr(args, "takes_overrides", False):
         parser.error(f"unrecognised arguments: {' '.join(overrides)}")
     args.overrides = overrides
+    if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+        # accelerate's launcher of several processes does not pass on that there is no GPU, and without this each
+        # process would take itself for the only one.
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     try:
         return int(args.run(args))
     except (ValueError, OSError, ImportError, FloatingPointError) as error:

@@ -1,22 +1,28 @@
 """`robust-clip train`: runs a recipe."""
 
 import argparse
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from transformers import CLIPProcessor
 
 from robust_clip.adaptation import ADAPTATIONS
 from robust_clip.attacks import ATTACKS
 from robust_clip.data import DataSource, ImageDataset, Mixture
+from robust_clip.evaluation import Protocol, evaluate_robustness, get_protocol
 from robust_clip.models import RobustCLIPModel
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES
 from robust_clip.threat_model import ThreatModel
 from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
+from robust_clip.training.resume import claim_output_dir
 
+from .evaluate import format_table
 from .recipe import choose, construct, load_recipe
 
 
@@ -46,14 +52,88 @@ class ModelSource:
         return model, CLIPProcessor.from_pretrained(self.name, revision=self.revision)
 
 
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """The `evaluation` section: what is measured after training, on the checkpoint before and after.
+
+    Args:
+        datasets: Name in the records to fields of `DataSource`.
+        protocol: Name of a protocol.
+        epsilons: Radii, each measured on its own; by default the protocol's.
+        samples: Images of each data set; all by default.
+        seed: Of the choice of images and of random starts.
+        batch_size: Images attacked at once.
+        undefended: Whether the checkpoint before training is measured too.
+    """
+
+    datasets: Mapping[str, Mapping[str, Any]]
+    protocol: str = "pgd20"
+    epsilons: Sequence[float | str] = ()
+    samples: int | None = None
+    seed: int = 0
+    batch_size: int = 64
+    undefended: bool = True
+
+    def protocols(self) -> list[Protocol]:
+        """One protocol for each epsilon."""
+        return [get_protocol(self.protocol, epsilon=e, samples=self.samples) for e in self.epsilons or [None]]
+
+    def load(self) -> list[ImageDataset]:
+        """The data sets, under the names that records give them."""
+        loaded = []
+        for name, fields in self.datasets.items():
+            data = construct(f"evaluation.datasets.{name}", DataSource, {"split": "test", **fields}).load()
+            if isinstance(data, Mixture):
+                raise ValueError(f"evaluation.datasets.{name} must be one data set, not a mixture.")
+            data.name = name
+            loaded.append(data)
+        return loaded
+
+
 def run(args: argparse.Namespace) -> int:
-    """Trains as the recipe says."""
+    """Trains as the recipe says, then measures if it has an evaluation section."""
     recipe = load_recipe(args.recipe, args.overrides)
+    plan = construct("evaluation", EvaluationPlan, recipe["evaluation"]) if recipe.get("evaluation") else None
+    protocols, datasets = (plan.protocols(), plan.load()) if plan else ([], [])
     trainer = build_trainer(recipe)
-    trainer.train(resume_from_checkpoint=args.resume)
+    checkpoint = claim_output_dir(trainer.args.output_dir, args.resume)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
+    if trainer.is_world_process_zero():
+        (Path(trainer.args.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    if plan:
+        _measure(trainer, plan, [(dataset, protocol) for dataset in datasets for protocol in protocols])
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    # Its file says that the run is finished, so it comes last.
     trainer.save_state()
     return 0
+
+
+def _measure(trainer: AdversarialTrainer, plan: EvaluationPlan, runs: list[tuple[ImageDataset, Protocol]]) -> None:
+    """Evaluates before and after, prints both tables, and renders the card again with the rows of the result."""
+    models = {"robust": trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)}
+    if plan.undefended and trainer.base_model:
+        undefended = RobustCLIPModel.from_pretrained(trainer.base_model, dtype=torch.float32)
+        models = {"undefended": undefended.to(trainer.args.device)} | models
+    for name, model in models.items():
+        rows = [
+            evaluate_robustness(
+                model,
+                trainer.processing_class.tokenizer,
+                dataset,
+                protocol,
+                seed=plan.seed,
+                batch_size=plan.batch_size,
+                records_dir=Path(trainer.args.output_dir) / "records" / name,
+                resume=True,
+            )
+            for dataset, protocol in runs
+        ]
+        if trainer.is_world_process_zero():
+            sys.stdout.write(f"\n{name}: {format_table(rows)}\n")
+    trainer.rows = rows
+    trainer.create_model_card()
 
 
 def build_trainer(recipe: dict[str, dict[str, Any]]) -> AdversarialTrainer:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from robust_clip.attacks import AttackLoss, CrossEntropy
+from robust_clip.attacks.losses import AttackLoss, CrossEntropy
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
@@ -45,6 +45,7 @@ class Objective(ABC):
         needs_captions: Whether a batch must carry captions.
         needs_attack: Whether `Batch.adversarial` must differ from `Batch.pixels`.
         needs_teacher: Whether it compares with the frozen original.
+        teacher_passes: Forward passes of the teacher in one step, for the floor that the benchmark prints.
         trains_text: Whether its gradient reaches the text tower.
     """
 
@@ -53,6 +54,7 @@ class Objective(ABC):
     needs_captions: ClassVar[bool] = False
     needs_attack: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
+    teacher_passes: ClassVar[int] = 0
     trains_text: ClassVar[bool] = False
 
     @abstractmethod

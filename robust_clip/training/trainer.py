@@ -1,29 +1,28 @@
 """The Trainer that attacks each batch and minimises an objective on it."""
 
-import copy
-import logging
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
 
 from robust_clip.adaptation import FullFineTuning
 from robust_clip.attacks import Attack, sample_generators
-from robust_clip.data import ImageDataset, Mixture, PixelCollator
+from robust_clip.data import PixelCollator
+from robust_clip.evaluation import Protocol, Row, evaluate_robustness, get_protocol
+from robust_clip.hub import render_card
 from robust_clip.models import RobustCLIPModel, embed_classes
 from robust_clip.models.zero_shot import tokenize
 from robust_clip.objectives import Batch, Objective
 from robust_clip.threat_model import ThreatModel
 
 from .arguments import AdversarialTrainingArguments
-
-logger = logging.getLogger(__name__)
+from .resume import last_complete_checkpoint
+from .steps import as_images, check_compatible, frozen_copy, training_record
 
 
 class AdversarialTrainer(Trainer):
@@ -66,11 +65,13 @@ class AdversarialTrainer(Trainer):
     ) -> None:
         towers = ("vision", "text") if objective.trains_text else ("vision",)
         adaptation = adaptation or FullFineTuning(towers, logit_scale=objective.trains_text)
-        train_dataset = _as_images(train_dataset)
-        _check(objective, attack, threat_model, adaptation, train_dataset)
+        train_dataset = as_images(train_dataset)
+        check_compatible(objective, attack, threat_model, adaptation, train_dataset)
         self.objective, self.attack, self.threat_model = objective, attack, threat_model
+        self.base_model = model.name_or_path or None
         adaptation.apply(model)
-        self.teacher = _frozen_copy(model) if objective.needs_teacher else None
+        model.config.robustness = training_record(objective, attack, threat_model, adaptation, train_dataset)
+        self.teacher = frozen_copy(model) if objective.needs_teacher else None
         if not kwargs.get("data_collator"):
             kwargs["data_collator"] = PixelCollator(model.image_size, seed=args.data_seed or args.seed)
         super().__init__(
@@ -84,6 +85,7 @@ class AdversarialTrainer(Trainer):
         # `compute_loss` returns a mean over the batch, so the Trainer must divide by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
+        self.rows: list[Row] = []
         self._frozen_class_embeds: Tensor | None = None
         self._term_sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._terms_seen = 0
@@ -116,6 +118,69 @@ class AdversarialTrainer(Trainer):
             self._terms_seen = 0
         super().log(logs, start_time)
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Clean and, under the threat model, robust accuracy.
+
+        Args:
+            eval_dataset: In place of the one given at construction; a dict of data sets prefixes each metric.
+            ignore_keys: Not used; part of the Trainer's signature.
+            metric_key_prefix: Prefix of the metrics' names.
+
+        Returns:
+            `eval_clean_accuracy` and, where there is a threat model, `eval_robust_accuracy`, in [0, 1].
+        """
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            raise ValueError("Nothing to evaluate: give an eval_dataset with class labels.")
+        if isinstance(eval_dataset, dict):
+            metrics = {}
+            for name, dataset in eval_dataset.items():
+                metrics |= self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        row = evaluate_robustness(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
+            self.processing_class.tokenizer,
+            as_images(eval_dataset),
+            self._protocol(),
+            seed=self.args.seed,
+            batch_size=self.args.per_device_eval_batch_size,
+            on_bad_image=getattr(self.data_collator, "on_bad_image", "raise"),
+        )
+        self.rows = [known for known in self.rows if known.dataset != row.dataset] + [row]
+        metrics = {f"{metric_key_prefix}_clean_accuracy": row.clean_accuracy}
+        if row.robust_accuracy is not None:
+            metrics[f"{metric_key_prefix}_robust_accuracy"] = row.robust_accuracy
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
+        """Writes the card of the current weights, rendered from `rows`, into the output directory."""
+        if self.is_world_process_zero():
+            self._write_card(self.args.output_dir, model_name)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self._write_card(output_dir or self.args.output_dir)
+
+    def _write_card(self, folder: str, name: str | None = None) -> None:
+        title = name or self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        base = self.base_model if self.base_model and not Path(self.base_model).exists() else None
+        papers = [self.objective.paper] + ([self.attack.paper] if self.attack else [])
+        record = self.model.config.robustness
+        render_card(title, rows=self.rows, training=record, papers=papers, base_model=base).save(
+            Path(folder) / "README.md"
+        )
+
+    def _protocol(self) -> Protocol:
+        if self.threat_model is None:
+            return get_protocol("clean", samples=self.args.eval_samples)
+        protocol = get_protocol(self.args.eval_protocol, samples=self.args.eval_samples)
+        return replace(protocol, threat_model=self.threat_model)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: the Trainer's formula counts tokens of one forward pass, not an attack."""
         return 0
@@ -146,47 +211,15 @@ class AdversarialTrainer(Trainer):
         victim = model if self.is_fsdp_enabled else self.accelerator.unwrap_model(model)
         forward, loss = self.objective.inner_problem(victim, self.teacher, batch)
         # One stream per image and step, so that neither batch size nor the number of processes changes a start.
-        step_seed = (self.args.seed, self.state.global_step)
-        generators = sample_generators(hash(step_seed), index.tolist())
+        generators = sample_generators(self.args.seed + (self.state.global_step << 32), index.tolist())
         return self.attack(forward, batch.pixels, loss, self.threat_model, generators)
 
     def _refuse_non_finite(self, terms: dict[str, Tensor]) -> None:
         bad = [name for name, term in terms.items() if not torch.isfinite(term)]
         if bad:
-            last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+            last = last_complete_checkpoint(self.args.output_dir)
             raise FloatingPointError(
                 f"The loss term {bad[0]!r} is {terms[bad[0]].item()} at step {self.state.global_step}. Last good "
                 f"checkpoint: {last or 'none yet'}. Lower the learning rate or epsilon, or train in fp32."
             )
 
-
-def _as_images(dataset: Any) -> Any:
-    return ImageDataset(dataset) if isinstance(dataset, datasets.Dataset) else dataset
-
-
-def _frozen_copy(model: RobustCLIPModel) -> RobustCLIPModel:
-    # Frozen parameters are shared through the memo: only what learns is held twice.
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(model, shared).eval().requires_grad_(False)
-
-
-def _check(
-    objective: Objective,
-    attack: Attack | None,
-    threat_model: ThreatModel | None,
-    adaptation: FullFineTuning,
-    train_dataset: Any,
-) -> None:
-    name = type(objective).__name__
-    if (attack is None) != (threat_model is None):
-        raise ValueError("An attack needs a threat model and a threat model an attack; only one was given.")
-    if objective.needs_attack and attack is None:
-        raise ValueError(f"{name} trains on adversarial images: give an attack and a threat model.")
-    if not objective.needs_attack and attack is not None:
-        raise ValueError(f"{name} has no use for an attack; leave out attack and threat_model.")
-    if objective.trains_text and "text" not in adaptation.towers:
-        raise ValueError(f"{name} trains the text tower, but the adaptation trains only {list(adaptation.towers)}.")
-    if train_dataset is None:
-        return
-    if objective.needs_classes and (isinstance(train_dataset, Mixture) or train_dataset.class_names is None):
-        raise ValueError(f"{name} needs one data set with class labels, got {type(train_dataset).__name__}.")

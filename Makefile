@@ -1,0 +1,27 @@
+# `make quickstart` trains and measures a robust CLIP, `make test` and `make lint` check the package.
+# Each makes .venv first where there is none, or where what it was made from has changed.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test lint
+
+# No call to the Hub: what these two need is in the package, and a call that fails is retried for minutes.
+quickstart test: export HF_HUB_OFFLINE = 1
+quickstart test: export HF_HUB_DISABLE_TELEMETRY = 1
+
+quickstart: $(INSTALLED)
+	$(VENV)/bin/robust-clip train recipes/quickstart.yaml
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	touch $@

@@ -1,0 +1,166 @@
+"""`robust-clip benchmark`: what an objective's training step costs beside a clean step and beside its floor."""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import torch
+from transformers import CLIPProcessor
+
+from robust_clip.attacks import ATTACKS
+from robust_clip.data import ImageDataset
+from robust_clip.models import RobustCLIPModel
+from robust_clip.models.scratch import build_clip
+from robust_clip.objectives import OBJECTIVES, Clean, Objective
+from robust_clip.threat_model import ThreatModel
+from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
+
+from .recipe import choose
+
+# Randomly initialised towers of the published sizes; speed does not depend on the weights.
+SIZES: dict[str, dict[str, Any]] = {
+    "vit_b32": {"vision_config": {"image_size": 224, "patch_size": 32}, "projection_dim": 512},
+    "vit_b16": {"vision_config": {"image_size": 224, "patch_size": 16}, "projection_dim": 512},
+    "vit_l14": {
+        "vision_config": {
+            "image_size": 224,
+            "patch_size": 14,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+        },
+        "projection_dim": 768,
+    },
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints."""
+    if args.objective not in OBJECTIVES:
+        raise ValueError(f"Unknown objective {args.objective!r}; known: {', '.join(sorted(OBJECTIVES))}.")
+    settings = {"name": args.attack, "steps": args.steps} if args.attack == "pgd" else {"name": args.attack}
+    choose("attack", ATTACKS, settings)
+    ThreatModel("linf", args.epsilon)
+    clean, robust = _step(args, Clean()), _step(args, OBJECTIVES[args.objective]())
+    seconds: tuple[list[float], list[float]] = ([], [])
+    # Alternating, so that whatever else slows the machine slows both.
+    for repeat in range(args.repeats + 1):
+        for step, times in zip((clean, robust), seconds, strict=True):
+            elapsed = _timed(step)
+            if repeat:
+                times.append(elapsed)
+    clean_s, robust_s = (statistics.median(times) for times in seconds)
+    floor = step_floor(OBJECTIVES[args.objective](), choose("attack", ATTACKS, settings))
+    ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
+    memory = [_peak_memory(args, name) for name in ("clean", args.objective)]
+    device = "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    lines = [
+        f"{args.objective}, {args.attack} with {args.steps} steps, on {args.model}, {args.classes} classes, "
+        f"batch {args.batch_size}, {device}",
+        f"clean step        {clean_s:8.3f} s",
+        f"adversarial step  {robust_s:8.3f} s   {args.batch_size / robust_s:.1f} images/s",
+        f"ratio             {ratio:8.3f}",
+        f"floor             {floor:8.3f}     the step costs {ratio / floor:.3f} times its floor",
+        f"peak memory       {memory[1]:8.0f} MiB   {memory[1] / memory[0]:.3f} times the clean step's {memory[0]:.0f} MiB",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def step_floor(objective: Objective, attack: Any) -> float:
+    """Least cost of a training step in clean steps (design: F = Bx = Bw, a clean step is 3F).
+
+    Each attack step is a forward and a backward pass to the pixels; the update is 3F; each pass of the teacher F.
+    """
+    attack_passes = 2 * attack.gradient_passes if objective.needs_attack else 0
+    return (attack_passes + 3 + objective.teacher_passes) / 3
+
+
+def _step(args: argparse.Namespace, objective: Objective) -> Callable[[], None]:
+    """One whole training step of the Trainer, optimiser included, on a fixed random batch."""
+    names = [f"class {number}" for number in range(args.classes)]
+    torch.manual_seed(0)
+    if args.model in SIZES:
+        model, processor = build_clip(names, text_config={}, **SIZES[args.model])
+    else:
+        model = RobustCLIPModel.from_pretrained(args.model)
+        processor = CLIPProcessor.from_pretrained(args.model)
+    settings = {"name": args.attack, "steps": args.steps} if args.attack == "pgd" else {"name": args.attack}
+    folder = tempfile.mkdtemp(prefix="robust-clip-benchmark-")
+    trainer = AdversarialTrainer(
+        model,
+        AdversarialTrainingArguments(output_dir=folder, report_to="none", bf16=args.bf16, disable_tqdm=True),
+        objective=objective,
+        attack=choose("attack", ATTACKS, settings) if objective.needs_attack else None,
+        threat_model=ThreatModel("linf", args.epsilon) if objective.needs_attack else None,
+        train_dataset=_labels_only(names),
+        processing_class=processor,
+    )
+    wrapped = trainer.accelerator.prepare_model(model)
+    trainer.create_optimizer()
+    batch = {
+        "pixels": torch.rand(args.batch_size, 3, model.image_size, model.image_size),
+        "labels": torch.randint(args.classes, (args.batch_size,)),
+        "index": torch.arange(args.batch_size),
+        "texts": [f"a photo of {names[number % args.classes]}" for number in range(args.batch_size)],
+    }
+    trainer.current_gradient_accumulation_steps = 1
+
+    def step() -> None:
+        trainer.training_step(wrapped, dict(batch))
+        trainer.optimizer.step()
+        wrapped.zero_grad()
+
+    return step
+
+
+def _labels_only(names: list[str]) -> ImageDataset:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    empty_image = {"bytes": b"", "path": None}
+    return ImageDataset(datasets.Dataset.from_dict({"image": [empty_image], "label": [0]}, features=features))
+
+
+def _timed(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _peak_memory(args: argparse.Namespace, objective: str) -> float:
+    """Peak of a fresh process that takes two steps, in MiB: allocated on the GPU, or resident on a CPU."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_of_two_steps, (args, objective))
+
+
+def _peak_of_two_steps(args: argparse.Namespace, objective: str) -> float:
+    step = _step(args, OBJECTIVES[objective]())
+    step()
+    step()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser("benchmark", help="cost of a training step beside its floor", description=__doc__)
+    parser.add_argument("--objective", default="tecoa", help=f"one of {', '.join(OBJECTIVES)}")
+    parser.add_argument("--attack", default="pgd", help=f"one of {', '.join(ATTACKS)}")
+    parser.add_argument("--steps", type=int, default=2, help="gradient steps of pgd")
+    parser.add_argument("--epsilon", default="1/255", help="radius in pixel units")
+    parser.add_argument("--model", default="vit_b32", help=f"{', '.join(SIZES)} at random, or a checkpoint")
+    parser.add_argument("--classes", type=int, default=200, help="number of class prompts")
+    parser.add_argument("--batch_size", type=int, default=16, help="images in a step")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each kind; the first is not counted")
+    parser.add_argument("--bf16", action="store_true", help="bf16 autocast")
+    parser.set_defaults(run=run)

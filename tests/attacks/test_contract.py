@@ -1,0 +1,166 @@
+"""What holds for every attack: a new one adds a row to `CONTRACT`."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from robust_clip.attacks import ATTACKS, FGSM, LOSSES, PGD, CrossEntropy, EmbeddingDistance, sample_generators
+from robust_clip.paper import Paper
+from robust_clip.threat_model import ThreatModel
+
+CONTRACT = [
+    FGSM(),
+    FGSM(random_start=True),
+    PGD(steps=3),
+    PGD(steps=3, step_size="1/255", random_start=False),
+    PGD(steps=3, stop_when_fooled=True),
+    PGD(steps=2, restarts=3),
+    PGD(steps=2, restarts=3, stop_when_fooled=True),
+]
+THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5)]
+
+every_attack = pytest.mark.parametrize("attack", CONTRACT, ids=repr)
+every_threat = pytest.mark.parametrize("threat_model", THREATS, ids=str)
+
+
+def labels_of(pixels):
+    """Half of the samples of each class."""
+    return torch.arange(len(pixels)) % 2
+
+
+def state_of(module):
+    """Everything about a module that an attack must leave alone."""
+    flags = [(name, part.training) for name, part in module.named_modules()]
+    values = {name: value.clone() for name, value in module.state_dict().items()}
+    parameters = [(name, value.requires_grad, value.grad) for name, value in module.named_parameters()]
+    return flags, parameters, values
+
+
+def assert_unchanged(module, before):
+    """Compare flags, gradients and values with those of before."""
+    flags, parameters, values = state_of(module)
+    assert flags == before[0]
+    assert parameters == before[1]
+    assert all(gradient is None for _, _, gradient in parameters)
+    assert all(torch.equal(value, before[2][name]) for name, value in values.items())
+
+
+def test_the_table_holds_every_attack():
+    """An attack without a row here is not held to the contract."""
+    assert {type(attack) for attack in CONTRACT} == set(ATTACKS.values())
+    assert all(isinstance(attack.paper, Paper) for attack in ATTACKS.values())
+
+
+@every_attack
+@every_threat
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (3, 5, 7), (8, 1, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_result_is_an_image_of_the_threat_model(
+    attack, threat_model, batch, height, width, dtype, curved_victim, images
+):
+    """Shape, type, ball and box, over odd sizes; the clean images are not written to."""
+    pixels = images(batch, height, width, dtype)
+    before = pixels.clone()
+    loss = CrossEntropy(labels_of(pixels))
+    generators = sample_generators(0, range(batch))
+    adversarial = attack(curved_victim(height, width).to(dtype), pixels, loss, threat_model, generators)
+    assert (adversarial.shape, adversarial.dtype) == (pixels.shape, dtype)
+    assert not adversarial.requires_grad
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert (threat_model.distance(adversarial, pixels) <= threat_model.epsilon + 1e-6).all()
+    assert torch.equal(pixels, before)
+    assert adversarial.data_ptr() != pixels.data_ptr()
+
+
+@every_attack
+@pytest.mark.parametrize("entrance", ["module", "method"])
+def test_the_model_is_left_as_it_was(attack, entrance, curved_victim, images):
+    """Eval mode meanwhile, then every flag, gradient and buffer as before."""
+    victim, pixels = curved_victim(8, 8).train(), images(3)
+    victim.frozen.eval()
+    before = state_of(victim)
+    seen = []
+    victim.dropout.register_forward_hook(lambda *_: seen.extend(part.training for part in victim.modules()))
+    forward = victim if entrance == "module" else victim.encode
+    attack(forward, pixels, CrossEntropy(labels_of(pixels)), THREATS[0], sample_generators(0, range(3)))
+    assert_unchanged(victim, before)
+    assert seen
+    assert not any(seen)
+
+
+@every_attack
+def test_the_model_is_left_as_it_was_after_an_error(attack, curved_victim, images):
+    """A model that fails in the middle of the search gets its flags back too."""
+    victim, pixels = curved_victim(8, 8).train(), images(3)
+    victim.frozen.eval()
+    before = state_of(victim)
+
+    calls = []
+
+    def fail(module, inputs):
+        calls.append(module)
+        if len(calls) == failing_call:
+            raise RuntimeError("out of memory")
+
+    victim.dropout.register_forward_pre_hook(fail)
+    failing_call = 1 if isinstance(attack, FGSM) else 2
+    with pytest.raises(RuntimeError, match="out of memory"):
+        attack(victim, pixels, CrossEntropy(labels_of(pixels)), THREATS[0], sample_generators(0, range(3)))
+    assert_unchanged(victim, before)
+
+
+@every_attack
+@every_threat
+def test_result_does_not_depend_on_the_batch(attack, threat_model, curved_victim, images):
+    """Each sample alone, in pairs and in another order gives the same image, bit for bit."""
+    victim, pixels = curved_victim(8, 8), images(8)
+    labels = labels_of(pixels)
+
+    def run(rows):
+        rows = torch.tensor(rows)
+        return attack(victim, pixels[rows], CrossEntropy(labels[rows]), threat_model, sample_generators(3, rows))
+
+    together = run(list(range(8)))
+    for rows in ([0], [5], [2, 3], [7, 1, 4], [6, 5, 4, 3, 2, 1, 0]):
+        assert torch.equal(run(rows), together[torch.tensor(rows)])
+
+
+@every_attack
+@every_threat
+def test_epsilon_zero_gives_the_clean_images(attack, threat_model, curved_victim, images):
+    """With nothing allowed, nothing changes, bit for bit."""
+    pixels = images(3)
+    allowed = ThreatModel(threat_model.norm, 0)
+    generators = sample_generators(0, range(3))
+    adversarial = attack(curved_victim(8, 8), pixels, CrossEntropy(labels_of(pixels)), allowed, generators)
+    assert torch.equal(adversarial, pixels)
+
+
+@every_attack
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_result_does_not_depend_on_the_gradient_mode(attack, mode, curved_victim, images):
+    """Evaluation loops run under `no_grad` or `inference_mode`; the attack turns gradients on for itself."""
+    victim, pixels = curved_victim(8, 8), images(3)
+    loss = CrossEntropy(labels_of(pixels))
+    expected = attack(victim, pixels, loss, THREATS[0], sample_generators(0, range(3)))
+    with mode():
+        adversarial = attack(victim, pixels.clone(), loss, THREATS[0], sample_generators(0, range(3)))
+    assert torch.equal(adversarial, expected)
+    assert not adversarial.is_inference()
+
+
+@every_attack
+@pytest.mark.parametrize("loss_type", LOSSES.values())
+def test_the_loss_climbs(attack, loss_type, linear_victim, images):
+    """On a linear victim every search ends higher than it began."""
+    victim, pixels = linear_victim(8, 8), images(8)
+    outputs = victim(pixels).detach()
+    if loss_type is EmbeddingDistance:  # has no labels to stop at, and no gradient where it is zero
+        attack = dataclasses.replace(attack, **{"stop_when_fooled": False} if isinstance(attack, PGD) else {})
+        loss = loss_type(outputs - 1)
+    else:
+        loss = loss_type(outputs.argmax(dim=1))
+    adversarial = attack(victim, pixels, loss, ThreatModel("linf", "1/255"), sample_generators(0, range(8)))
+    assert (loss(victim(adversarial)) > loss(victim(pixels))).all()

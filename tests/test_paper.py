@@ -1,0 +1,17 @@
+"""Citations."""
+
+import pytest
+
+from robust_clip.paper import Paper
+
+
+def test_url_is_the_hub_page_of_the_paper():
+    """The link follows from the identifier."""
+    assert Paper("Title", "2212.07016", "@misc{}").url == "https://huggingface.co/papers/2212.07016"
+
+
+@pytest.mark.parametrize("arxiv_id", ["arXiv:2212.07016", "2212.07016v2", "https://arxiv.org/abs/2212.07016", ""])
+def test_identifier_that_leads_nowhere_is_refused(arxiv_id):
+    """Prefixes, versions and whole addresses are not identifiers."""
+    with pytest.raises(ValueError, match="arxiv_id must be like"):
+        Paper("Title", arxiv_id, "@misc{}")
