@@ -2,7 +2,7 @@
 
 from robust_clip.attacks import FGSM, PGD
 from robust_clip.evaluation import evaluate_robustness, get_protocol
-from robust_clip.models import RobustCLIPConfig, RobustCLIPModel, ZeroShotClassifier
+from robust_clip.models import RobustCLIPConfig, RobustCLIPModel, ZeroShotClassifier, packaged_checkpoint
 from robust_clip.objectives import Clean, Contrastive, TeCoA
 from robust_clip.threat_model import ThreatModel
 from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
@@ -21,4 +21,5 @@ __all__ = [
     "ZeroShotClassifier",
     "evaluate_robustness",
     "get_protocol",
+    "packaged_checkpoint",
 ]

@@ -26,7 +26,7 @@ class FullFineTuning:
     def __post_init__(self) -> None:
         unknown = [tower for tower in self.towers if tower not in _TOWERS]
         if unknown or not self.towers:
-            raise ValueError(f"towers must be some of {', '.join(_TOWERS)}, got {list(self.towers)}.")
+            raise ValueError(f"towers must be some of {', '.join(_TOWERS)}, got {self.towers!r}.")
 
     def apply(self, model: RobustCLIPModel) -> RobustCLIPModel:
         """Sets `requires_grad` of every parameter of `model` and returns it."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from . import attack, benchmark, evaluate, train
+from . import attack, benchmark, evaluate, report, train
 
-COMMANDS = (train, evaluate, attack, benchmark)
+COMMANDS = (train, evaluate, attack, benchmark, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

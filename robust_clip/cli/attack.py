@@ -1,6 +1,7 @@
 """`robust-clip attack`: one image, one adversarial image, and a picture of both."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from robust_clip.attacks.base import eval_mode
 from robust_clip.data import PixelCollator
 from robust_clip.data.prompts import PAPER_TEMPLATE
 from robust_clip.evaluation import require_writable
-from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_classes
+from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_classes, packaged_checkpoint
 from robust_clip.threat_model import ThreatModel
 
 from .recipe import choose
@@ -37,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     attack = choose("attack", ATTACKS, settings)
     require_writable(args.out)
 
-    model = RobustCLIPModel.from_pretrained(args.model).eval()
-    processor = CLIPProcessor.from_pretrained(args.model)
+    checkpoint = packaged_checkpoint(args.model)
+    model = RobustCLIPModel.from_pretrained(checkpoint).eval()
+    processor = CLIPProcessor.from_pretrained(checkpoint)
     classifier = ZeroShotClassifier(model, embed_classes(model, processor.tokenizer, names, [args.template]))
     example = {"image": {"bytes": None, "path": args.image}, "label": -1, "index": 0, "source": args.image}
     pixels = PixelCollator(model.image_size, args.resolution)([example])["pixels"]
@@ -99,15 +101,13 @@ def _side_by_side(pixels: Tensor, adversarial: Tensor, captions: Sequence[str]) 
 
 
 def _say(line: str) -> None:
-    import sys
-
     sys.stdout.write(line + "\n")
 
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser("attack", help="attack one image and show the result", description=__doc__)
-    parser.add_argument("--model", required=True, help="CLIP checkpoint: a path or a Hub id")
+    parser.add_argument("--model", required=True, help="CLIP checkpoint: a path, a Hub id, or nano_clip")
     parser.add_argument("--image", required=True, help="image file")
     parser.add_argument("--classes", required=True, help="class names, separated by commas")
     parser.add_argument("--label", help="true class; by default what the model says of the clean image")

@@ -16,7 +16,7 @@ from transformers import CLIPProcessor
 
 from robust_clip.attacks import ATTACKS
 from robust_clip.data import ImageDataset
-from robust_clip.models import RobustCLIPModel
+from robust_clip.models import RobustCLIPModel, packaged_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES, Clean, Objective
 from robust_clip.threat_model import ThreatModel
@@ -91,8 +91,8 @@ def _step(args: argparse.Namespace, objective: Objective) -> Callable[[], None]:
     if args.model in SIZES:
         model, processor = build_clip(names, text_config={}, **SIZES[args.model])
     else:
-        model = RobustCLIPModel.from_pretrained(args.model)
-        processor = CLIPProcessor.from_pretrained(args.model)
+        checkpoint = packaged_checkpoint(args.model)
+        model, processor = RobustCLIPModel.from_pretrained(checkpoint), CLIPProcessor.from_pretrained(checkpoint)
     settings = {"name": args.attack, "steps": args.steps} if args.attack == "pgd" else {"name": args.attack}
     folder = tempfile.mkdtemp(prefix="robust-clip-benchmark-")
     trainer = AdversarialTrainer(

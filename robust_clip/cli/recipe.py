@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,45 +12,64 @@ import yaml
 T = TypeVar("T")
 
 SECTIONS = ("model", "objective", "attack", "threat_model", "adaptation", "data", "training", "evaluation")
-# `--model X` and `objective: tecoa` are short for the section's `name`.
-_NAMED = ("model", "objective", "attack", "adaptation", "data")
+# `--model X` and `objective: tecoa` are short for the section's main key.
+_MAIN_KEY = {"model": "name", "objective": "name", "attack": "name", "adaptation": "name", "data": "train"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads an unquoted `1e-5` as text; every other tool reads it as a number, and so does this."""
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Reads a recipe and applies overrides such as `["--training.learning_rate", "3e-5"]`.
 
     Raises:
-        ValueError: If the file is not there or not YAML, a section is unknown, or an override has no value.
+        ValueError: If the file is not there or not YAML, a section is unknown or not a mapping, or an override has no
+            value.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
     except OSError as error:
         raise ValueError(f"Cannot read the recipe {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"The recipe {path} must be a mapping of sections, got {type(content).__name__}.")
-    for keys, value in _parse(overrides):
-        _put(content, keys, value)
     unknown = [section for section in content if section not in SECTIONS]
     if unknown:
         raise ValueError(f"Unknown section {unknown[0]!r} in the recipe; allowed: {', '.join(SECTIONS)}.")
-    return {section: _as_mapping(section, value) for section, value in content.items()}
+    recipe = {section: _as_mapping(section, value) for section, value in content.items()}
+    for keys, value in _parse(overrides):
+        _put(recipe, keys, value)
+    return recipe
 
 
-def construct(section: str, build: Callable[..., T], settings: Mapping[str, Any]) -> T:
+def construct(
+    section: str, build: Callable[..., T], settings: Mapping[str, Any], renamed: Mapping[str, str] | None = None
+) -> T:
     """`build(**settings)`, with an unknown key answered by the list of known ones.
+
+    Args:
+        section: For error messages.
+        build: A dataclass or function.
+        settings: Its arguments.
+        renamed: Key in the recipe to parameter of `build`, where they differ.
 
     Raises:
         ValueError: If a key is not a parameter of `build`, or `build` refuses a value.
     """
     fields = dataclasses.fields(build) if dataclasses.is_dataclass(build) else None
     names = [f.name for f in fields if f.init] if fields else list(inspect.signature(build).parameters)
-    unknown = [key for key in settings if key not in names]
+    parameter = {name: name for name in names if name not in (renamed or {}).values()} | dict(renamed or {})
+    unknown = [key for key in settings if key not in parameter]
     if unknown:
-        raise ValueError(f"Unknown key {unknown[0]!r} in section {section}; allowed: {', '.join(sorted(names))}.")
+        raise ValueError(f"Unknown key {unknown[0]!r} in section {section}; allowed: {', '.join(sorted(parameter))}.")
     try:
-        return build(**settings)
+        return build(**{parameter[key]: value for key, value in settings.items()})
     except TypeError as error:
         raise ValueError(f"Section {section}: {error}") from error
 
@@ -61,7 +81,7 @@ def choose(section: str, registry: Mapping[str, Callable[..., T]], settings: Map
         ValueError: If there is no name or the registry does not know it, and as `construct`.
     """
     name = settings.get("name")
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise ValueError(f"Unknown {section} {name!r}; known: {', '.join(sorted(registry))}.")
     rest = {key: value for key, value in settings.items() if key != "name"}
     return construct(section, registry[name], rest)
@@ -75,35 +95,30 @@ def _parse(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
         keys = flag.removeprefix("--").split(".")
         if not flag.startswith("--") or keys[0] not in SECTIONS:
             raise ValueError(f"Unknown option {flag!r}; overrides are --SECTION.KEY VALUE with {', '.join(SECTIONS)}.")
-        parsed.append((keys, _number(yaml.safe_load(value))))
+        try:
+            parsed.append((keys, yaml.load(value, _Loader)))
+        except yaml.YAMLError as error:
+            raise ValueError(f"The value {value!r} of {flag} is not YAML; quote it: '\"{value}\"'.") from error
     return parsed
 
 
 def _put(content: dict[str, Any], keys: list[str], value: Any) -> None:
-    if len(keys) == 1 and keys[0] in _NAMED:
-        keys = [keys[0], "name"]
+    section, *inside = keys
+    if not inside:
+        content[section] = {} if value is None else content.get(section, {}) | _as_mapping(section, value)
+        return
     for key in keys[:-1]:
-        inner = content.get(key)
-        content[key] = inner if isinstance(inner, dict) else ({"name": inner} if isinstance(inner, str) else {})
+        if not isinstance(content.get(key), dict):
+            content[key] = {}
         content = content[key]
     content[keys[-1]] = value
 
 
 def _as_mapping(section: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, str) and section in _NAMED:
-        return {"name": value}
+    if isinstance(value, str) and section in _MAIN_KEY:
+        return {_MAIN_KEY[section]: value}
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ValueError(f"Section {section} must be a mapping of keys to values, got {value!r}.")
-    return {key: _number(inner) for key, inner in value.items()}
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-5` as text; every other tool reads it as a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return dict(value)

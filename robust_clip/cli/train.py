@@ -15,7 +15,7 @@ from robust_clip.adaptation import ADAPTATIONS
 from robust_clip.attacks import ATTACKS
 from robust_clip.data import DataSource, ImageDataset, Mixture
 from robust_clip.evaluation import Protocol, evaluate_robustness, get_protocol
-from robust_clip.models import RobustCLIPModel
+from robust_clip.models import RobustCLIPModel, packaged_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES
 from robust_clip.threat_model import ThreatModel
@@ -31,7 +31,7 @@ class ModelSource:
     """The `model` section: a checkpoint to start from, or the sizes of a new one.
 
     Args:
-        name: Hub id or path of a CLIP checkpoint.
+        name: Hub id or path of a CLIP checkpoint, or `nano_clip`, which comes with the package.
         revision: Branch, tag or commit on the Hub.
         scratch: Arguments of `build_clip`, in place of `name`.
     """
@@ -48,8 +48,9 @@ class ModelSource:
         """The model and its processor; `texts` fit the tokenizer of a new model."""
         if self.scratch is not None:
             return build_clip(texts, **self.scratch)
-        model = RobustCLIPModel.from_pretrained(self.name, revision=self.revision)
-        return model, CLIPProcessor.from_pretrained(self.name, revision=self.revision)
+        name = packaged_checkpoint(str(self.name))
+        model = RobustCLIPModel.from_pretrained(name, revision=self.revision)
+        return model, CLIPProcessor.from_pretrained(name, revision=self.revision)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class EvaluationPlan:
     """The `evaluation` section: what is measured after training, on the checkpoint before and after.
 
     Args:
-        datasets: Name in the records to fields of `DataSource`.
+        datasets: Name in the records to fields of `DataSource`; without a `name` that of the training data.
         protocol: Name of a protocol.
         epsilons: Radii, each measured on its own; by default the protocol's.
         samples: Images of each data set; all by default.
@@ -78,11 +79,12 @@ class EvaluationPlan:
         """One protocol for each epsilon."""
         return [get_protocol(self.protocol, epsilon=e, samples=self.samples) for e in self.epsilons or [None]]
 
-    def load(self) -> list[ImageDataset]:
-        """The data sets, under the names that records give them."""
+    def load(self, training: Mapping[str, Any]) -> list[ImageDataset]:
+        """The data sets, under the names that records give them; `training` is the recipe's `data` section."""
+        same = {"name": training.get("train"), "root": training.get("root"), "split": "test"}
         loaded = []
         for name, fields in self.datasets.items():
-            data = construct(f"evaluation.datasets.{name}", DataSource, {"split": "test", **fields}).load()
+            data = construct(f"evaluation.datasets.{name}", DataSource, same | dict(fields)).load()
             if isinstance(data, Mixture):
                 raise ValueError(f"evaluation.datasets.{name} must be one data set, not a mixture.")
             data.name = name
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains as the recipe says, then measures if it has an evaluation section."""
     recipe = load_recipe(args.recipe, args.overrides)
     plan = construct("evaluation", EvaluationPlan, recipe["evaluation"]) if recipe.get("evaluation") else None
-    protocols, datasets = (plan.protocols(), plan.load()) if plan else ([], [])
+    protocols, datasets = (plan.protocols(), plan.load(recipe.get("data", {}))) if plan else ([], [])
     trainer = build_trainer(recipe)
     checkpoint = claim_output_dir(trainer.args.output_dir, args.resume)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -142,7 +144,7 @@ def build_trainer(recipe: dict[str, dict[str, Any]]) -> AdversarialTrainer:
     attack = choose("attack", ATTACKS, recipe["attack"]) if recipe.get("attack") else None
     threat_model = construct("threat_model", ThreatModel, recipe["threat_model"]) if attack else None
     adaptation = choose("adaptation", ADAPTATIONS, recipe["adaptation"]) if recipe.get("adaptation") else None
-    source = construct("data", DataSource, recipe.get("data", {}))
+    source = construct("data", DataSource, recipe.get("data", {}), renamed={"train": "name"})
     model_source = construct("model", ModelSource, recipe.get("model", {}))
     arguments = construct("training", AdversarialTrainingArguments, recipe.get("training", {}))
     data = source.load()

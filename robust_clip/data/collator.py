@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 logger = logging.getLogger(__name__)
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ class PixelCollator:
         Returns:
             `pixels` `(B, 3, H, W)` float in [0, 1], `labels` `(B,)` (-1 where there are none), `index` `(B,)`,
             `skipped` (indices that could not be read) and, where the examples have captions, `texts` (B strings).
+            B is smaller than the number of examples by those skipped, down to 0.
 
         Raises:
-            ValueError: If an image cannot be read, all are skipped, or native grids differ within the batch.
+            ValueError: If an image cannot be read and is not to be skipped, or native grids differ within the batch.
         """
         arrays, kept, skipped = [], [], []
         for example in examples:
@@ -94,12 +97,12 @@ class PixelCollator:
                 arrays.append(self._decode(example))
                 kept.append(example)
             except _UNREADABLE as error:
-                where = f"{example['source']} row {example['index']}"
                 if self.on_bad_image == "raise":
                     raise ValueError(
-                        f"{where}: the image cannot be read ({error}). Mend or drop it, or set on_bad_image: skip."
+                        f"{example['source']}: the image cannot be read ({error}). Mend or drop it, or set "
+                        "on_bad_image: skip."
                     ) from error
-                logger.warning("%s: unreadable image skipped (%s)", where, error)
+                logger.warning("%s: unreadable image skipped (%s)", example["source"], error)
                 skipped.append(example["index"])
         batch: dict[str, Any] = {
             "pixels": self._stack(arrays, kept),
@@ -112,10 +115,12 @@ class PixelCollator:
         return batch
 
     def _decode(self, example: dict[str, Any]) -> np.ndarray[Any, Any]:
-        source = example["image"]
-        data = io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]
+        source = example["image"] or {"bytes": None, "path": None}
+        data = source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"])
+        if data is None:
+            raise ValueError("there is none")
         with Image.open(data) as file:
-            image = file.convert("RGB")
+            image = ImageOps.exif_transpose(file).convert("RGB")
         if self.augmentation:
             random = np.random.default_rng((self.seed, example["epoch"], example["index"]))
             image = self.augmentation(image, self.image_size, example["may_flip"], random)
@@ -127,7 +132,7 @@ class PixelCollator:
         sizes = {array.shape[0] for array in arrays}
         if len(sizes) > 1:
             raise ValueError(
-                f"{kept[0]['source']}: one batch has images of native sizes {sorted(sizes)}; set resolution to model."
+                f"{kept[0]['source']}: its batch has images of native sizes {sorted(sizes)}; set resolution to model."
             )
         if not arrays:
             return torch.empty(0, 3, self.image_size, self.image_size)
@@ -137,9 +142,6 @@ class PixelCollator:
         # One draw for the whole batch, so that images of one class share one sentence and are positives of each other.
         draw = int(np.random.default_rng((self.seed, kept[0]["epoch"], kept[0]["index"])).integers(1 << 16))
         return [example["captions"][draw % len(example["captions"])] for example in kept]
-
-
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """Scikit-learn's handwritten digits: 1,797 real 8x8 images that come with an installed package."""
 
 import io
+from typing import Any
 
 import datasets
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 
 def load_digits(split: str) -> datasets.Dataset:
     """The UCI test digits in scikit-learn, every third image held out as `test`.
+
+    Args:
+        split: `train` or `test`.
 
     Raises:
         ValueError: If the split is not `train` or `test`.
@@ -30,7 +34,7 @@ def load_digits(split: str) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns, features=features)
 
 
-def _png(intensities: np.ndarray) -> dict[str, bytes | None]:  # type: ignore[type-arg]
+def _png(intensities: np.ndarray[Any, Any]) -> dict[str, bytes | None]:
     pixels = np.round(intensities.reshape(8, 8) * (255 / 16)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset
 
-from .datasets import ImageDataset
+from .images import ImageDataset
 
 
 class Mixture(ConcatDataset):  # type: ignore[type-arg]
@@ -16,17 +16,23 @@ class Mixture(ConcatDataset):  # type: ignore[type-arg]
         repeats: How often each is seen in one epoch, positive.
 
     Raises:
-        ValueError: If there are no sources, or the numbers of sources and repeats differ, or a repeat is not positive.
+        ValueError: If there are no sources, or the numbers of sources and repeats differ, or a repeat is not a
+            positive whole number.
     """
 
     def __init__(self, sources: Sequence[ImageDataset], repeats: Sequence[int]) -> None:
-        if not sources or len(sources) != len(repeats) or min(repeats) < 1:
-            raise ValueError(f"Need one positive repeat per source, got {len(sources)} sources and {list(repeats)}.")
+        counts = [times for times in repeats if isinstance(times, int) and times > 0]
+        if not sources or not len(sources) == len(repeats) == len(counts):
+            raise ValueError(
+                f"Each data set needs a whole number of repeats, at least 1; got {len(sources)} data sets and repeats "
+                f"{list(repeats)}."
+            )
         self.sources = list(sources)
         super().__init__([source for source, times in zip(sources, repeats, strict=True) for _ in range(times)])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return super().__getitem__(index) | {"index": index}
+        example: dict[str, Any] = super().__getitem__(index)  # type: ignore[no-untyped-call]
+        return example | {"index": int(index)}
 
     def set_epoch(self, epoch: int) -> None:
         """Passes the epoch on to every source."""

@@ -1,11 +1,12 @@
 """The `data` section of a recipe: what to train on, and how its images become pixels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .collator import Augmentation, PixelCollator
-from .datasets import ImageDataset, load_image_dataset
+from .datasets import load_image_dataset
+from .images import ImageDataset
 from .mixture import Mixture
 from .prompts import templates_for
 
@@ -18,21 +19,40 @@ class DataSource:
         name: Row name, Hub id or path; or a mapping of such to repeats for training on captions.
         root: Folder looked into before the Hub.
         split: Which split.
-        classes: Names of the classes to keep; all by default.
+        classes: Names of the classes to keep, or a range of labels such as `"0:7"` or `"7:"`; all by default.
         templates: `single` (the papers' template of the data set), `ensemble`, or a list of templates.
         resolution: Grid of the perturbation: `native` or `model`, as `PixelCollator`.
         on_bad_image: `raise` or `skip`.
         augmentation: Fields of `Augmentation`, or nothing.
+
+    Raises:
+        ValueError: If a value or a field of the augmentation is unknown; nothing is loaded before that is checked.
     """
 
     name: str | Mapping[str, int]
     root: str | None = None
     split: str = "train"
-    classes: Sequence[str] | None = None
+    classes: str | Sequence[str] | None = None
     templates: str | Sequence[str] = "single"
     resolution: str = "native"
     on_bad_image: str = "raise"
     augmentation: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        known = [field.name for field in fields(Augmentation)]
+        unknown = [key for key in self.augmentation or {} if key not in known]
+        if unknown:
+            raise ValueError(f"Unknown key {unknown[0]!r} in augmentation; allowed: {', '.join(known)}.")
+        if not isinstance(self.classes, str | None) and not (
+            isinstance(self.classes, Sequence) and all(isinstance(name, str) for name in self.classes)
+        ):
+            raise ValueError(
+                f'classes must be a list of strings or a range such as "0:7", got {self.classes!r}; put quotes around '
+                "what YAML would read as a number."
+            )
+        self.collator(image_size=1, seed=0)
+        if isinstance(self.templates, str):
+            templates_for("", self.templates)
 
     def load(self) -> ImageDataset | Mixture:
         """Loads the data set or the mixture.
@@ -53,4 +73,18 @@ class DataSource:
         dataset = load_image_dataset(name, self.split, root=self.root)
         templates = templates_for(dataset.name, self.templates) if isinstance(self.templates, str) else self.templates
         dataset = dataset.with_templates(templates)
-        return dataset.keep_classes(self.classes) if self.classes else dataset
+        return dataset.keep_classes(_chosen(self.classes, dataset)) if self.classes else dataset
+
+
+def _chosen(classes: str | Sequence[str], dataset: ImageDataset) -> Sequence[str]:
+    """Class names, where a text is a range of labels."""
+    if not isinstance(classes, str):
+        return classes
+    names = dataset.class_names or []
+    try:
+        start, stop = (int(end) if end else None for end in classes.split(":"))
+    except ValueError as error:
+        raise ValueError(f"classes must be a list of names or a range such as 0:7, got {classes!r}.") from error
+    if not names[start:stop]:
+        raise ValueError(f"The range {classes!r} holds none of the {len(names)} classes of {dataset.name}.")
+    return names[start:stop]

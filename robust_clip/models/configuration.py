@@ -1,10 +1,14 @@
 """Configuration of robust CLIP models: a stock CLIP config that also says how pixels are normalised."""
 
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import CLIPConfig
+from transformers import CLIPConfig, ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+logger = logging.getLogger(__name__)
 
 
 class RobustCLIPConfig(CLIPConfig):
@@ -36,9 +40,26 @@ class RobustCLIPConfig(CLIPConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As the parent's, with the mean and deviation of a stock checkpoint taken from its image processor."""
+        where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+        source = {key: kwargs[key] for key in where if key in kwargs}
+        config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config.get("image_mean") is None:
+            try:
+                processor, _ = ImageProcessingMixin.get_image_processor_dict(pretrained_model_name_or_path, **source)
+            except OSError:
+                processor = {}
+                logger.warning("No image processor in %s: using OpenAI's mean.", pretrained_model_name_or_path)
+            config |= {key: processor[key] for key in ("image_mean", "image_std") if key in processor}
+        return config, unused
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RobustCLIPConfig":
         """As the parent's, but refuses a checkpoint that is not a CLIP instead of filling it with random weights."""
-        model_type = config_dict.get("model_type", cls.model_type)
+        model_type = config_dict.get("model_type")
         if model_type != cls.model_type:
             raise ValueError(
                 f"Not a CLIP checkpoint: its config.json says model_type {model_type!r}, but {cls.model_type!r} is "

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel
@@ -25,13 +24,14 @@ class RobustCLIPModel(CLIPModel):
     def image_size(self) -> int:
         """Side of the square that the vision tower takes, in pixels."""
         size = self.config.vision_config.image_size
-        return size if isinstance(size, int) else size[0]
+        return size if isinstance(size, int) else size[0]  # type: ignore[index]  # only a model without size has None
 
     def preprocess(self, pixels: Tensor) -> Tensor:
         """Resizes `pixels` to the tower's input and normalises them, differentiably.
 
-        Bicubic with antialiasing is what Pillow computes, hence what the checkpoint's image processor does up to its
-        rounding to 8 bits.
+        This is what Pillow computes, hence what the checkpoint's image processor does, up to Pillow's rounding to 8
+        bits: bicubic with antialiasing, first along rows, then along columns, and each result clipped to [0, 1], since
+        bicubic interpolation overshoots beside edges.
 
         Args:
             pixels: `(B, 3, H, W)` float in [0, 1], on the images' own grid.
@@ -49,8 +49,8 @@ class RobustCLIPModel(CLIPModel):
                 "crop images to squares first, as PixelCollator does."
             )
         if pixels.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            pixels = F.interpolate(pixels.float(), size, mode="bicubic", align_corners=False, antialias=True)
+            for size in ((pixels.shape[-2], self.image_size), (self.image_size, self.image_size)):
+                pixels = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True).clamp(0, 1)
         mean = pixels.new_tensor(self.config.image_mean).view(1, 3, 1, 1)
         std = pixels.new_tensor(self.config.image_std).view(1, 3, 1, 1)
         return ((pixels - mean) / std).to(self.dtype)

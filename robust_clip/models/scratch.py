@@ -1,10 +1,11 @@
 """A CLIP built from nothing: random towers and a byte-level tokenizer fitted to some texts."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPProcessor, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from .configuration import RobustCLIPConfig
 from .modeling import RobustCLIPModel
@@ -15,6 +16,11 @@ _SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) -> CLIPTokenizer:
     """A CLIP tokenizer whose merges come from `texts` and whose vocabulary holds every byte, so any text encodes.
+
+    Args:
+        texts: What the merges are learned from; may be empty, which leaves the bytes.
+        vocab_size: Largest size of the vocabulary; texts with little to merge leave it smaller.
+        context_length: Longest sequence of tokens, start and end included.
 
     Raises:
         ValueError: If `vocab_size` is smaller than the 512 byte tokens and two special tokens.
@@ -31,10 +37,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) 
         vocab_size=10 * vocab_size, end_of_word_suffix=_END_OF_WORD, initial_alphabet=byte_tokens, show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
-    merges = [tuple(merge) for merge in _merges(backend)][:n_merges]
+    merges = [tuple(merge) for merge in json.loads(backend.to_str())["model"]["merges"][:n_merges]]
     tokens = list(dict.fromkeys(base + ["".join(merge) for merge in merges] + _SPECIAL))
     vocab = {token: position for position, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=context_length)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=context_length)  # type: ignore[arg-type]
 
 
 def build_clip(
@@ -56,7 +62,12 @@ def build_clip(
 
     Returns:
         The model, in training mode, and a `CLIPProcessor` that decodes with Pillow.
+
+    Raises:
+        ValueError: If a tower's config has a key that transformers does not know, or as `train_tokenizer`.
     """
+    _refuse_unknown("vision_config", vision_config, CLIPVisionConfig)
+    _refuse_unknown("text_config", text_config, CLIPTextConfig)
     context_length = text_config.get("max_position_embeddings", 77)
     tokenizer = train_tokenizer(texts, vocab_size, context_length)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -65,14 +76,19 @@ def build_clip(
         text_config={**text_config, "projection_dim": projection_dim, "vocab_size": len(tokenizer), **special},
         projection_dim=projection_dim,
     )
-    size = vision_config["image_size"]
+    model = RobustCLIPModel(config)
     image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=config.image_mean
+        size={"shortest_edge": model.image_size},
+        crop_size={"height": model.image_size, "width": model.image_size},
+        image_mean=config.image_mean,
+        image_std=config.image_std,
     )
-    return RobustCLIPModel(config), CLIPProcessor(image_processor, tokenizer)
+    return model, CLIPProcessor(image_processor, tokenizer)
 
 
-def _merges(backend: Tokenizer) -> list[list[str]]:
-    import json
-
-    return [merge if isinstance(merge, list) else merge.split(" ") for merge in json.loads(backend.to_str())["model"]["merges"]]
+def _refuse_unknown(name: str, settings: Mapping[str, Any], config_class: type) -> None:
+    # A transformers config keeps an unknown key without a word, so a misspelt size would leave its default.
+    known = config_class.__annotations__
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise ValueError(f"Unknown key {unknown[0]!r} in {name}; allowed: {', '.join(sorted(known))}.")

@@ -22,6 +22,8 @@ class ZeroShotClassifier(nn.Module):
             the bit, so evaluation uses 8 and its numbers do not depend on the batch size.
     """
 
+    class_embeds: Tensor
+
     def __init__(self, model: nn.Module, class_embeds: Tensor, batch_multiple: int = 1) -> None:
         super().__init__()
         self.model = model
@@ -79,16 +81,25 @@ def pool_templates(text_features: Tensor, n_classes: int) -> Tensor:
 def embed_classes(
     model: RobustCLIPModel, tokenizer: Any, class_names: Sequence[str], templates: Sequence[str], batch_size: int = 512
 ) -> Tensor:
-    """Class embeddings `(C, D)`, unit norm, of `class_names` under `templates` (`{}` marks the name).
+    """Class embeddings `(C, D)`, unit norm and without gradient, of `class_names` under `templates`.
+
+    Args:
+        model: Left in the modes that it was in; its text tower runs in eval mode.
+        tokenizer: The tokenizer of the model.
+        class_names: C names.
+        templates: Sentences with `{}` for the name; a class's embedding is their mean, renormalised.
+        batch_size: Prompts in one forward pass.
 
     Raises:
         ValueError: As `fill_templates`.
     """
     prompts = fill_templates(class_names, templates)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    features = []
-    for start in range(0, len(prompts), batch_size):
-        features.append(model.encode_text(**tokenize(tokenizer, prompts[start : start + batch_size], model.device)))
-    model.train(was_training)
+    try:
+        batches = (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size))
+        features = [model.encode_text(**tokenize(tokenizer, batch, model.device)) for batch in batches]
+    finally:
+        for module, mode in modes:
+            module.training = mode
     return pool_templates(torch.cat(features), len(class_names))

@@ -59,7 +59,19 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms, already weighted; their sum is the loss."""
+        """The loss on a batch.
+
+        Args:
+            student: The model that learns.
+            teacher: The frozen original, or `None` where `needs_teacher` is false.
+            batch: What this step sees.
+
+        Returns:
+            Named scalar terms, already weighted; their sum is the loss.
+
+        Raises:
+            ValueError: If the batch lacks what the objective needs.
+        """
 
     def inner_problem(
         self, student: nn.Module, teacher: RobustCLIPModel | None, batch: Batch
@@ -67,9 +79,17 @@ class Objective(ABC):
         """The function that the training attack differentiates, and the loss on its outputs that it climbs.
 
         By default class-prompt cross-entropy, the inner maximisation of TeCoA and its successors.
+
+        Args:
+            student: The model that learns, or a distributed wrapper around it.
+            teacher: The frozen original, where the objective needs one.
+            batch: What this step sees; its class embeddings get no gradient from the attack.
+
+        Raises:
+            ValueError: If the batch has no class embeddings.
         """
         if batch.class_embeds is None:
-            raise ValueError(f"The attack of {type(self).__name__} climbs class-prompt cross-entropy and needs classes.")
+            raise ValueError(f"The attack of {type(self).__name__} climbs class-prompt cross-entropy; give classes.")
         return ZeroShotClassifier(student, batch.class_embeds.detach()), CrossEntropy(batch.labels)
 
 

@@ -34,8 +34,9 @@ class Contrastive(Objective):
         arxiv_id="2103.00020",
         bibtex="""@inproceedings{radford2021learning,
   title={Learning Transferable Visual Models From Natural Language Supervision},
-  author={Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel and Agarwal, Sandhini
-    and Sastry, Girish and Askell, Amanda and Mishkin, Pamela and Clark, Jack and Krueger, Gretchen and Sutskever, Ilya},
+  author={Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel and
+    Agarwal, Sandhini and Sastry, Girish and Askell, Amanda and Mishkin, Pamela and Clark, Jack and Krueger, Gretchen
+    and Sutskever, Ilya},
   booktitle={International Conference on Machine Learning},
   year={2021}
 }""",
@@ -52,7 +53,7 @@ class Contrastive(Objective):
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"contrastive": scalar}`."""
         if batch.input_ids is None or batch.text_index is None:
-            raise ValueError("The contrastive objective needs captions; this data set has neither captions nor classes.")
+            raise ValueError("The contrastive objective needs captions, or class names to make them of.")
         text_embeds = F.normalize(student.encode_text(batch.input_ids, batch.attention_mask).float(), dim=-1)
         scale = student.logit_scale.exp().clamp(max=self.max_logit_scale)
         logits = class_logits(student.encode_image(batch.pixels), text_embeds[batch.text_index], scale)

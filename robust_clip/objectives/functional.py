@@ -1,6 +1,5 @@
 """The pure mathematics that objectives share: tensors in, tensors out, no model."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -8,6 +7,7 @@ from torch.nn import functional as F
 def class_logits(image_features: Tensor, class_embeds: Tensor, logit_scale: Tensor | float) -> Tensor:
     """Temperature-scaled cosines `(B, C)` between image features `(B, D)` and unit class embeddings `(C, D)`.
 
+    >>> import torch
     >>> class_logits(torch.tensor([[3.0, 4.0]]), torch.eye(2), 10.0)
     tensor([[6., 8.]])
     """
@@ -27,6 +27,7 @@ def info_nce(logits: Tensor, groups: Tensor) -> Tensor:
     Returns:
         Scalar, the mean of both directions.
 
+    >>> import torch
     >>> round(float(info_nce(torch.eye(2) * 2, torch.tensor([0, 1]))), 4)
     0.1269
     >>> round(float(info_nce(torch.eye(2) * 2, torch.tensor([0, 0]))), 4)

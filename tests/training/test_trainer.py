@@ -8,9 +8,9 @@ import torch
 from datasets import Image as ImageFeature
 from transformers import CLIPModel
 
-from robust_clip import AdversarialTrainer, AdversarialTrainingArguments, PGD, RobustCLIPModel, TeCoA, ThreatModel
+from robust_clip import PGD, AdversarialTrainer, AdversarialTrainingArguments, RobustCLIPModel, TeCoA, ThreatModel
 from robust_clip.adaptation import FullFineTuning
-from robust_clip.data import ImageDataset, Mixture
+from robust_clip.data import ImageDataset, Mixture, PixelCollator
 from robust_clip.objectives import Clean, Contrastive
 from robust_clip.training.resume import claim_output_dir, last_complete_checkpoint
 from tests.conftest import coloured_rows
@@ -113,13 +113,11 @@ def test_accumulation_equals_one_large_batch(make: Any) -> None:
 
 
 def test_resumed_run_ends_with_the_same_weights(make: Any, tmp_path: Path) -> None:
-    uninterrupted = make(folder=tmp_path / "whole", optim="adamw_torch", learning_rate=1e-3, max_steps=8)
+    longer = {"optim": "adamw_torch", "learning_rate": 1e-3, "max_steps": 8}
+    uninterrupted = make(folder=tmp_path / "whole", **longer)
     uninterrupted.train()
-    first = make(
-        folder=tmp_path / "cut", optim="adamw_torch", learning_rate=1e-3, max_steps=8, save_strategy="steps", save_steps=3
-    )
-    first.train()
-    second = make(folder=tmp_path / "cut", optim="adamw_torch", learning_rate=1e-3, max_steps=8)
+    make(folder=tmp_path / "cut", save_strategy="steps", save_steps=3, **longer).train()
+    second = make(folder=tmp_path / "cut", **longer)
     second.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3"))
     assert largest_difference(weights(uninterrupted), weights(second)) == 0
 
@@ -212,12 +210,23 @@ def test_nan_loss_stops_with_the_term_and_the_checkpoint(make: Any, tmp_path: Pa
         trainer.train()
 
 
-def test_skipped_images_do_not_stop_training(make: Any, tmp_path: Path) -> None:
+def damaged_rows(row: int) -> Any:
     rows = coloured_rows(16).cast_column("image", ImageFeature(decode=False))
-    damaged = [image["image"] if i != 5 else {"bytes": b"\x89PNG broken", "path": None} for i, image in enumerate(rows)]
-    rows = rows.remove_columns("image").add_column("image", damaged, feature=ImageFeature())
+    images = list(rows["image"])
+    images[row] = {"bytes": b"\x89PNG broken", "path": None}
+    return rows.remove_columns("image").add_column("image", images, feature=ImageFeature())
+
+
+def test_damaged_image_stops_training_and_is_named(make: Any) -> None:
     with pytest.raises(ValueError, match="row 5"):
-        make(train_dataset=rows, max_steps=2).train()
+        make(train_dataset=damaged_rows(5), max_steps=2).train()
+
+
+def test_damaged_image_is_left_out_on_request(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make(train_dataset=damaged_rows(5), max_steps=2, data_collator=PixelCollator(16, on_bad_image="skip"))
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert "row 5: unreadable image skipped" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""Measuring how far a model holds up: protocols, the evaluator, and the records that it leaves."""
+
+from .evaluator import evaluate_robustness
+from .metrics import RobustAccuracy, wilson_interval
+from .plots import plot_accuracy
+from .protocol import PROTOCOLS, AttackRun, Protocol, get_protocol
+from .records import Row, Sample, read_samples
+from .revision import checkpoint_revision, weights_revision
+from .store import RecordStore, require_writable
+
+__all__ = [
+    "PROTOCOLS",
+    "AttackRun",
+    "Protocol",
+    "RecordStore",
+    "RobustAccuracy",
+    "Row",
+    "Sample",
+    "checkpoint_revision",
+    "evaluate_robustness",
+    "get_protocol",
+    "plot_accuracy",
+    "read_samples",
+    "require_writable",
+    "weights_revision",
+    "wilson_interval",
+]

@@ -1,0 +1,42 @@
+"""What identifies the weights that were measured."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def checkpoint_revision(checkpoint: str, model: nn.Module) -> str:
+    """Revision of weights that are as they were loaded.
+
+    Args:
+        checkpoint: Directory or Hub id that the model came from.
+        model: The model loaded from it.
+
+    Returns:
+        For a directory `sha256:` and the digest that `sha256sum` prints for its weights file (of several files: the
+        digest of their digests); for a Hub id its commit; where neither is known, `weights_revision`.
+    """
+    folder = Path(checkpoint)
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if files:
+        digests = []
+        for file in files:
+            with file.open("rb") as opened:
+                digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        return f"sha256:{digests[0] if len(digests) == 1 else hashlib.sha256(''.join(digests).encode()).hexdigest()}"
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return str(commit) if commit else weights_revision(model)
+
+
+def weights_revision(model: nn.Module) -> str:
+    """Revision of the weights in memory, also of a model in training: `memory-sha256:` and a digest.
+
+    It covers names, types, shapes and values of all parameters and persistent buffers, in the order of `state_dict`.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return f"memory-sha256:{digest.hexdigest()}"

@@ -1,0 +1,153 @@
+"""Records on disk while an evaluation runs: whatever kills it, all but the part in the making is kept."""
+
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .protocol import Protocol
+from .records import Row, Sample, read_samples, write_json, write_samples
+
+
+class RecordStore:
+    """The folder of one evaluation: `parts/` while it runs, then `samples.parquet` and `row.json`.
+
+    Args:
+        root: Folder for all records of a model.
+        dataset: Name of the data set.
+        split: Its split.
+        protocol: What is measured.
+    """
+
+    def __init__(self, root: str | Path, dataset: str, split: str, protocol: Protocol) -> None:
+        self.folder = Path(root) / re.sub(r"[^\w.-]+", "_", f"{dataset}-{split}") / protocol.folder
+        self._parts = self.folder / "parts"
+        self._identity = self.folder / "identity.json"
+        self._row = self.folder / "row.json"
+
+    def require_new(self) -> None:
+        """Refuse a folder that holds results.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if self._has_results():
+            run = "a finished" if self._row.exists() else "an unfinished"
+            raise ValueError(f"{self.folder} holds {run} run: go on from it with --resume, or give another directory")
+
+    def begin(self, identity: dict[str, Any], resume: bool) -> Row | None:
+        """Make the folder ready.
+
+        Args:
+            identity: Fields of the row to be, from `model` to `seed`.
+            resume: Go on from the parts that are there, or take the finished row.
+
+        Returns:
+            The row, if it is finished already.
+
+        Raises:
+            ValueError: If there are results and `resume` is not set, if they are of another evaluation, or if the
+                folder cannot be written.
+        """
+        require_writable(self.folder)
+        if not resume:
+            self.require_new()
+        if self._has_results():
+            found = json.loads((self._row if self._row.exists() else self._identity).read_text())
+            if differences := "; ".join(_differences(found, identity)):
+                raise ValueError(f"{self.folder} holds another evaluation: {differences}. Give another directory")
+            if self._row.exists():
+                return Row.read(self._row)
+        self._parts.mkdir(exist_ok=True)
+        write_json(self._identity, identity)
+        return None
+
+    def append(self, samples: list[Sample], seconds: float) -> None:
+        """Write a part: samples that no other part holds, and the seconds they took."""
+        first = min(sample.index for sample in samples)
+        write_samples(self._parts / f"part-{first:09d}.parquet", samples, {"seconds": str(seconds)})
+
+    def read_parts(self) -> tuple[list[Sample], float]:
+        """Samples of all parts, and the seconds they took."""
+        samples: list[Sample] = []
+        seconds = 0.0
+        for part in sorted(self._parts.glob("part-*.parquet")):
+            some, notes = read_samples(part)
+            samples += some
+            seconds += float(notes["seconds"])
+        return samples, seconds
+
+    def finish(self, row: Row, samples: Iterable[Sample]) -> None:
+        """Put the table of samples and the row in place of the parts."""
+        write_samples(self.folder / "samples.parquet", samples)
+        row.write(self._row)
+        self._identity.unlink()
+        shutil.rmtree(self._parts)
+
+    def _has_results(self) -> bool:
+        return self._row.exists() or any(self._parts.glob("part-*.parquet"))
+
+
+class Journal:
+    """Samples that this process has dealt with, written to the store a part at a time.
+
+    Args:
+        store: Where to; `None` keeps them in memory only.
+        part_size: Samples that are lost at most, in each process, when it is killed.
+
+    Attributes:
+        samples: All that were added and flushed.
+        seconds: Time between the making of the journal and the last flush.
+    """
+
+    def __init__(self, store: RecordStore | None, part_size: int) -> None:
+        self.samples: list[Sample] = []
+        self.seconds = 0.0
+        self._store = store
+        self._part_size = part_size
+        self._unwritten: list[Sample] = []
+        self._start = time.perf_counter()
+
+    def add(self, samples: list[Sample]) -> None:
+        """Take in samples; a part is written once there are enough."""
+        self._unwritten += samples
+        if len(self._unwritten) >= self._part_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written."""
+        if not self._unwritten:
+            return
+        seconds = time.perf_counter() - self._start
+        if self._store:
+            self._store.append(self._unwritten, seconds - self.seconds)
+        self.samples += self._unwritten
+        self.seconds = seconds
+        self._unwritten = []
+
+
+def require_writable(folder: str | Path) -> None:
+    """Make a folder and a file in it, so that a long run does not end in vain.
+
+    Raises:
+        ValueError: If that fails.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror}): give another directory") from error
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """What differs between two values of JSON, leaf by leaf, as far as `wanted` goes."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key, value in wanted.items():
+            yield from _differences(found.get(key), value, f"{name}.{key}".lstrip("."))
+    elif found != wanted:
+        yield f"{name} is {found!r} there and {wanted!r} here"

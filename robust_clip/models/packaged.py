@@ -1,0 +1,16 @@
+"""Checkpoints that come with the package, for offline use."""
+
+from importlib.resources import files
+
+PACKAGED = ("nano_clip",)
+
+
+def packaged_checkpoint(name: str) -> str:
+    """The folder of a packaged checkpoint; any other name, path or Hub id is given back as it is.
+
+    >>> packaged_checkpoint("openai/clip-vit-base-patch32")
+    'openai/clip-vit-base-patch32'
+    >>> packaged_checkpoint("nano_clip").endswith("nano_clip")
+    True
+    """
+    return str(files("robust_clip") / "data" / "assets" / name) if name in PACKAGED else name

@@ -1,0 +1,126 @@
+"""The commands as a user meets them: help, results on disk, and one line for a mistake."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robust_clip.cli import COMMANDS, main
+
+NAMES = [command.__name__.rsplit(".", 1)[1] for command in COMMANDS]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    array = np.random.default_rng(0).integers(0, 120, (16, 16, 3), dtype=np.uint8)
+    array[..., 0] += 120
+    Image.fromarray(array).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([name, "--help"])
+    assert done.value.code == 0
+    assert f"robust-clip {name}" in capsys.readouterr().out
+
+
+def test_attack_writes_an_image_within_the_ball(tiny_checkpoint: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--model", str(tiny_checkpoint), "--image", str(photo), "--classes", "red,green", "--out", str(out)]
+    assert main(["attack", *arguments, "--epsilon", "3/255"]) == 0
+    clean = np.asarray(Image.open(photo)).astype(int)
+    adversarial = np.asarray(Image.open(out / "adversarial.png")).astype(int)
+    assert 0 < np.abs(adversarial - clean).max() <= 3
+    assert Image.open(out / "comparison.png").width > 3 * 224
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--epsilon": "4"}, "did you mean 4/255"),
+        ({"--attack": "nope"}, "known: fgsm, pgd"),
+        ({"--classes": "red"}, "at least two class names"),
+        ({"--label": "pink"}, "not among the class names"),
+        ({"--image": "nowhere.png"}, "No image file nowhere.png"),
+        ({"--template": "a photo"}, "needs a {}"),
+        ({"--model": "nobody/nothing"}, "nobody/nothing"),
+    ],
+)
+def test_attack_says_what_is_wrong(
+    changes: dict[str, str],
+    message: str,
+    tiny_checkpoint: Path,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = {"--model": str(tiny_checkpoint), "--image": str(photo), "--classes": "red,green"}
+    options |= {"--out": str(tmp_path / "out")} | changes
+    assert main(["attack", *(part for pair in options.items() for part in pair)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_benchmark_prints_ratio_and_floor(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "4", "--repeats", "1"]
+    assert main(["benchmark", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "floor                2.333" in printed
+    assert "peak memory" in printed
+
+
+def test_evaluate_then_report(tiny_checkpoint: Path, coloured_folder: Path, tmp_path: Path, capsys) -> None:
+    options = ["--model", str(tiny_checkpoint), "--data", str(coloured_folder), "--protocol", "pgd20"]
+    assert main(["evaluate", *options, "--samples", "6", "--records", str(tmp_path), "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["n"] == 6
+    assert main(["report", str(tmp_path)]) == 0
+    assert f"| 6 | {100 * row['clean_accuracy']:.1f} [" in capsys.readouterr().out
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_checkpoint: Path, coloured_folder: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"model: {tiny_checkpoint}\nobjective: tecoa\nattack: {{name: pgd, steps: 1}}\n"
+        f"threat_model: {{norm: linf, epsilon: 1/255}}\ndata: {{train: {coloured_folder}}}\n"
+        f"training: {{output_dir: {tmp_path / 'out'}, max_steps: 1, report_to: none, disable_tqdm: true}}\n"
+    )
+    return path
+
+
+def test_train_leaves_a_checkpoint_a_card_and_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    assert main(["train", str(recipe), "--threat_model.epsilon", "2/255"]) == 0
+    assert {"model.safetensors", "config.json", "README.md", "recipe.yaml", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["robustness"]["threat model"] == "linf 2/255"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--threat_model.epsilon", "4"], "did you mean 4/255"),
+        (["--objective", "nope"], "Unknown objective 'nope'; known: clean, contrastive, tecoa"),
+        (["--attack.name", "nope"], "Unknown attack 'nope'; known: fgsm, pgd"),
+        (["--attack.stpes", "3"], "Unknown key 'stpes' in section attack; allowed: "),
+        (["--training.learning_rat", "3"], "Unknown key 'learning_rat' in section training"),
+        (["--data.train", "nope"], "No data set 'nope'"),
+        (["--data.train", "nobody/nothing"], "cannot be reached"),
+        (["--model", "nobody/nothing"], "nobody/nothing"),
+        (["--data.templates", "[a photo]"], "needs a {}"),
+        (["--data.classes", "[1, 2]"], "list of strings"),
+        (["--data.split", "validation"], "no split 'validation'"),
+        (["--nothing.at_all", "1"], "Unknown option"),
+    ],
+)
+def test_train_says_what_is_wrong(
+    overrides: list[str], message: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(recipe), *overrides]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "model.safetensors").exists()

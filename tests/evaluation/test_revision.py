@@ -1,0 +1,38 @@
+"""A revision names the weights that were measured, on disk or in memory."""
+
+import hashlib
+
+import torch
+
+from robust_clip.evaluation import checkpoint_revision, weights_revision
+
+
+def test_a_directory_has_the_digest_of_its_file(model, trained_checkpoint):
+    digest = hashlib.sha256((trained_checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert checkpoint_revision(str(trained_checkpoint), model) == f"sha256:{digest}"
+
+
+def test_every_shard_counts(model, tmp_path):
+    revisions = set()
+    for shards in [(b"a", b"b"), (b"a", b"c"), (b"c", b"b")]:
+        for number, content in enumerate(shards):
+            (tmp_path / f"model-{number}.safetensors").write_bytes(content)
+        revisions.add(checkpoint_revision(str(tmp_path), model))
+    assert len(revisions) == 3
+
+
+def test_a_hub_id_has_its_commit(model):
+    model.config._commit_hash = "abc123"
+    assert checkpoint_revision("owner/model", model) == "abc123"
+
+
+def test_weights_in_memory_change_with_any_of_them(model):
+    before = weights_revision(model)
+    assert checkpoint_revision("owner/model", model) == before == weights_revision(model)
+    with torch.no_grad():
+        model.logit_scale.mul_(1 + 1e-6)
+    assert weights_revision(model) != before
+
+
+def test_half_precision_weights_have_a_revision(model):
+    assert weights_revision(model.bfloat16()).startswith("memory-sha256:")

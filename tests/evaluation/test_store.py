@@ -1,0 +1,104 @@
+"""A folder of records is begun once, gone on from when asked, and never mixed with another evaluation's."""
+
+import os
+
+import pytest
+
+from robust_clip.evaluation import RecordStore, Sample, get_protocol, read_samples, require_writable
+from robust_clip.evaluation.store import Journal
+
+IDENTITY = {"model": {"id": "clip", "revision": "1"}, "protocol": {"name": "p", "samples": None}, "seed": 0}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RecordStore(tmp_path / "records", "owner/photos", "test", get_protocol("pgd20", epsilon="4/255"))
+
+
+def test_the_path_is_readable(store, tmp_path):
+    assert store.folder == tmp_path / "records" / "owner_photos-test" / "pgd20-v1-linf-4_255"
+
+
+def test_parts_come_back_with_their_seconds(store):
+    store.begin(IDENTITY, resume=False)
+    store.append([Sample(8, 1, 1), Sample(3)], seconds=1.5)
+    store.append([Sample(4, 0, 0)], seconds=0.5)
+    assert store.read_parts() == ([Sample(8, 1, 1), Sample(3), Sample(4, 0, 0)], 2.0)
+
+
+def test_a_part_in_the_making_is_not_read(store):
+    store.begin(IDENTITY, resume=False)
+    (store.folder / "parts" / "part-000000000.unfinished").write_bytes(b"PAR1")
+    assert store.read_parts() == ([], 0.0)
+
+
+def test_an_unfinished_run_is_gone_on_from_only_when_asked(store):
+    assert store.begin(IDENTITY, resume=False) is None
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    with pytest.raises(ValueError, match=r"4_255 holds an unfinished run: .* --resume, or give another directory"):
+        store.begin(IDENTITY, resume=False)
+    assert store.begin(IDENTITY, resume=True) is None
+    assert len(store.read_parts()[0]) == 1
+
+
+def test_a_finished_run_is_taken_only_when_asked(store, row):
+    identity = {name: getattr(row(), name) for name in ("model", "dataset", "protocol", "threat_model", "seed")}
+    store.begin(identity, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    store.finish(row(), [Sample(0, 1, 1)])
+    assert sorted(path.name for path in store.folder.iterdir()) == ["row.json", "samples.parquet"]
+    assert read_samples(store.folder / "samples.parquet")[0] == [Sample(0, 1, 1)]
+    with pytest.raises(ValueError, match="holds a finished run: .* --resume"):
+        store.begin(identity, resume=False)
+    assert store.begin(identity, resume=True) == row()
+
+
+def test_a_run_that_died_before_its_first_part_is_no_obstacle(store):
+    store.begin(IDENTITY, resume=False)
+    assert store.begin(IDENTITY | {"seed": 1}, resume=False) is None
+
+
+def test_records_of_another_evaluation_are_refused(store):
+    store.begin(IDENTITY, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    other = IDENTITY | {"seed": 1, "protocol": {"name": "p", "samples": 10}}
+    with pytest.raises(ValueError, match="protocol.samples is None there and 10 here; seed is 0 there and 1 here"):
+        store.begin(other, resume=True)
+
+
+def test_a_file_in_the_way(store, tmp_path):
+    (tmp_path / "records").write_text("not a folder")
+    with pytest.raises(ValueError, match="cannot write to .*Not a directory.*: give another directory"):
+        store.begin(IDENTITY, resume=False)
+
+
+@pytest.fixture
+def without_privileges():
+    """Root may write anywhere, so be nobody for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+def test_a_folder_without_write_permission(tmp_path, without_privileges):
+    if os.geteuid() == os.getuid():
+        tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="cannot write to .*Permission denied"):
+        require_writable(tmp_path)
+
+
+def test_a_journal_writes_a_part_once_it_is_full(store):
+    store.begin(IDENTITY, resume=False)
+    journal = Journal(store, part_size=2)
+    journal.add([Sample(0)])
+    assert store.read_parts()[0] == []
+    journal.add([Sample(1), Sample(2)])
+    journal.add([Sample(3)])
+    assert store.read_parts()[0] == [Sample(0), Sample(1), Sample(2)]
+    journal.flush()
+    journal.flush()
+    samples, seconds = store.read_parts()
+    assert samples == journal.samples == [Sample(index) for index in range(4)]
+    assert seconds == pytest.approx(journal.seconds)

@@ -1,0 +1,62 @@
+"""Tables in Markdown."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from robust_clip.evaluation import Row, evaluate_robustness, get_protocol
+from robust_clip.evaluation.tables import insert_table, markdown_table, read_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def rows(tiny_model, tiny_processor, coloured, tmp_path) -> list[Row]:
+    return [
+        evaluate_robustness(
+            tiny_model,
+            tiny_processor.tokenizer,
+            coloured,
+            get_protocol("pgd20", epsilon=epsilon, samples=8),
+            records_dir=tmp_path / "rows",
+        )
+        for epsilon in ("4/255", "1/255")
+    ]
+
+
+def test_one_line_per_model_one_column_per_epsilon(rows):
+    lines = markdown_table(rows).splitlines()
+    assert lines[0] == "| data set | model | images | clean | robust at 1/255 | robust at 4/255 |"
+    assert len([line for line in lines if line.startswith("| coloured |")]) == 1
+    assert lines[-1] == "Protocol pgd20 v1, linf, native grid, seed 0. In %, with 95 % Wilson intervals."
+
+
+def test_numbers_are_those_of_the_rows(rows):
+    changed = [replace(row, robust_accuracy=0.5, robust_interval=(0.25, 0.75)) for row in rows]
+    assert markdown_table(changed).count("50.0 [25.0, 75.0]") == 2
+
+
+def test_rows_on_disk_are_found(rows, tmp_path):
+    assert sorted(row.threat_model for row in read_rows(tmp_path)) == ["linf 1/255", "linf 4/255"]
+    with pytest.raises(ValueError, match=r"holds no row\.json"):
+        read_rows(tmp_path / "nothing")
+
+
+def test_protocols_and_seeds_are_not_mixed(rows):
+    with pytest.raises(ValueError, match="one protocol and seed"):
+        markdown_table([rows[0], replace(rows[1], seed=1)])
+
+
+def test_table_replaces_what_stands_between_the_markers(tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text("before\n<!-- rows:begin -->\nold\n<!-- rows:end -->\nafter\n")
+    insert_table(file, "new")
+    assert file.read_text() == "before\n<!-- rows:begin -->\nnew\n<!-- rows:end -->\nafter\n"
+    with pytest.raises(ValueError, match="no place for the table"):
+        insert_table(ROOT / "LICENSE", "new")
+
+
+def test_readme_shows_what_the_rows_say():
+    """The table in the README is rendered, not typed."""
+    assert markdown_table(read_rows(ROOT / "model_cards" / "rows")) in (ROOT / "README.md").read_text()
