@@ -19,10 +19,8 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, tiny_checkpoint: Pat
     if recipe.get("evaluation"):
         assert construct("evaluation", EvaluationPlan, recipe["evaluation"]).protocols()
     if "scratch" in recipe["model"]:
-        recipe["model"]["scratch"] |= {
-            name: recipe["model"]["scratch"][name] | {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-            for name in ("vision_config", "text_config")
-        }
+        for tower in ("vision_config", "text_config"):
+            recipe["model"]["scratch"][tower] |= {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     else:
         recipe["model"] = {"name": str(tiny_checkpoint)}
     mixture = isinstance(recipe["data"]["train"], dict)

@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from robust_clip.attacks.losses import AttackLoss
+from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel
 
 Forward = Callable[[Tensor], Tensor]
@@ -62,7 +64,13 @@ class Problem:
 
 
 class Attack(ABC):
-    """A search for adversarial images; subclasses are frozen dataclasses of its parameters and define `search`."""
+    """A search for adversarial images; subclasses are frozen dataclasses of its parameters and define `search`.
+
+    Attributes:
+        paper: Where the search comes from.
+    """
+
+    paper: ClassVar[Paper]
 
     def __call__(
         self,

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     clean_s, robust_s = (statistics.median(times) for times in seconds)
     floor = step_floor(OBJECTIVES[args.objective](), choose("attack", ATTACKS, settings))
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
-    memory = [_peak_memory(args, name) for name in ("clean", args.objective)]
+    clean_mib, robust_mib = (_peak_memory(args, name) for name in ("clean", args.objective))
     device = "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     lines = [
         f"{args.objective}, {args.attack} with {args.steps} steps, on {args.model}, {args.classes} classes, "
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         f"adversarial step  {robust_s:8.3f} s   {args.batch_size / robust_s:.1f} images/s",
         f"ratio             {ratio:8.3f}",
         f"floor             {floor:8.3f}     the step costs {ratio / floor:.3f} times its floor",
-        f"peak memory       {memory[1]:8.0f} MiB   {memory[1] / memory[0]:.3f} times the clean step's {memory[0]:.0f} MiB",
+        f"peak memory       {robust_mib:8.0f} MiB   {robust_mib / clean_mib:.3f} times the clean step's {clean_mib:.0f} MiB",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

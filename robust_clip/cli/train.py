@@ -77,7 +77,9 @@ class EvaluationPlan:
 
     def protocols(self) -> list[Protocol]:
         """One protocol for each epsilon."""
-        return [get_protocol(self.protocol, epsilon=e, samples=self.samples) for e in self.epsilons or [None]]
+        return [get_protocol(self.protocol, epsilon=e, samples=self.samples) for e in self.epsilons] or [
+            get_protocol(self.protocol, samples=self.samples)
+        ]
 
     def load(self, training: Mapping[str, Any]) -> list[ImageDataset]:
         """The data sets, under the names that records give them; `training` is the recipe's `data` section."""
@@ -98,13 +100,14 @@ def run(args: argparse.Namespace) -> int:
     plan = construct("evaluation", EvaluationPlan, recipe["evaluation"]) if recipe.get("evaluation") else None
     protocols, datasets = (plan.protocols(), plan.load(recipe.get("data", {}))) if plan else ([], [])
     trainer = build_trainer(recipe)
-    checkpoint = claim_output_dir(trainer.args.output_dir, args.resume)
+    output_dir = Path(trainer.args.output_dir or ".")
+    checkpoint = claim_output_dir(output_dir, args.resume)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        (Path(trainer.args.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     if plan:
-        _measure(trainer, plan, [(dataset, protocol) for dataset in datasets for protocol in protocols])
+        _measure(trainer, plan, output_dir, [(dataset, protocol) for dataset in datasets for protocol in protocols])
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     # Its file says that the run is finished, so it comes last.
@@ -112,11 +115,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(trainer: AdversarialTrainer, plan: EvaluationPlan, runs: list[tuple[ImageDataset, Protocol]]) -> None:
+def _measure(
+    trainer: AdversarialTrainer, plan: EvaluationPlan, output_dir: Path, runs: list[tuple[ImageDataset, Protocol]]
+) -> None:
     """Evaluates before and after, prints both tables, and renders the card again with the rows of the result."""
     models = {"robust": trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)}
     if plan.undefended and trainer.base_model:
-        undefended = RobustCLIPModel.from_pretrained(trainer.base_model, dtype=torch.float32)
+        undefended: Any = RobustCLIPModel.from_pretrained(trainer.base_model, dtype=torch.float32)
         models = {"undefended": undefended.to(trainer.args.device)} | models
     for name, model in models.items():
         rows = [
@@ -127,7 +132,7 @@ def _measure(trainer: AdversarialTrainer, plan: EvaluationPlan, runs: list[tuple
                 protocol,
                 seed=plan.seed,
                 batch_size=plan.batch_size,
-                records_dir=Path(trainer.args.output_dir) / "records" / name,
+                records_dir=output_dir / "records" / name,
                 resume=True,
             )
             for dataset, protocol in runs

@@ -63,7 +63,8 @@ def insert_table(path: str | Path, table: str) -> None:
 def _measure(row: Row) -> str:
     protocol = row.protocol
     norm = protocol["threat_model"]["norm"] if protocol["threat_model"] else "no attack"
-    return f"Protocol {protocol['name']} v{protocol['version']}, {norm}, {protocol['resolution']} grid, seed {row.seed}"
+    name = f"{protocol['name']} v{protocol['version']}"
+    return f"Protocol {name}, {norm}, {protocol['resolution']} grid, seed {row.seed}"
 
 
 def _epsilon(row: Row) -> float:

@@ -67,10 +67,13 @@ class AdversarialTrainer(Trainer):
         adaptation = adaptation or FullFineTuning(towers, logit_scale=objective.trains_text)
         train_dataset = as_images(train_dataset)
         check_compatible(objective, attack, threat_model, adaptation, train_dataset)
-        self.objective, self.attack, self.threat_model = objective, attack, threat_model
+        self.objective: Objective = objective
+        self.attack: Attack | None = attack
+        self.threat_model: ThreatModel | None = threat_model
         self.base_model = model.name_or_path or None
         adaptation.apply(model)
-        model.config.robustness = training_record(objective, attack, threat_model, adaptation, train_dataset)
+        self.record = training_record(objective, attack, threat_model, adaptation, train_dataset)
+        model.config.robustness = self.record
         self.teacher = frozen_copy(model) if objective.needs_teacher else None
         if not kwargs.get("data_collator"):
             kwargs["data_collator"] = PixelCollator(model.image_size, seed=args.data_seed or args.seed)
@@ -99,8 +102,7 @@ class AdversarialTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Attacks the batch, then sums the objective's terms on it."""
         batch = self._batch(inputs)
-        if self.attack is not None:
-            batch.adversarial = self._attacked(model, batch, inputs["index"])
+        batch.adversarial = self._attacked(model, batch, inputs["index"])
         terms = model(compute=partial(self.objective, teacher=self.teacher, batch=batch))
         self._refuse_non_finite(terms)
         for name, term in terms.items():
@@ -135,7 +137,7 @@ class AdversarialTrainer(Trainer):
         if eval_dataset is None:
             raise ValueError("Nothing to evaluate: give an eval_dataset with class labels.")
         if isinstance(eval_dataset, dict):
-            metrics = {}
+            metrics: dict[str, float] = {}
             for name, dataset in eval_dataset.items():
                 metrics |= self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}")
             return metrics
@@ -159,27 +161,25 @@ class AdversarialTrainer(Trainer):
     def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
         """Writes the card of the current weights, rendered from `rows`, into the output directory."""
         if self.is_world_process_zero():
-            self._write_card(self.args.output_dir, model_name)
+            self._write_card(Path(self.args.output_dir or "."), model_name)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self._write_card(output_dir or self.args.output_dir)
+            self._write_card(Path(output_dir or self.args.output_dir or "."))
 
-    def _write_card(self, folder: str, name: str | None = None) -> None:
-        title = name or self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+    def _write_card(self, folder: Path, name: str | None = None) -> None:
+        title = name or self.args.hub_model_id or Path(self.args.output_dir or ".").resolve().name
         base = self.base_model if self.base_model and not Path(self.base_model).exists() else None
         papers = [self.objective.paper] + ([self.attack.paper] if self.attack else [])
-        record = self.model.config.robustness
-        render_card(title, rows=self.rows, training=record, papers=papers, base_model=base).save(
-            Path(folder) / "README.md"
-        )
+        card = render_card(title, rows=self.rows, training=self.record, papers=papers, base_model=base)
+        card.save(folder / "README.md")
 
     def _protocol(self) -> Protocol:
         if self.threat_model is None:
             return get_protocol("clean", samples=self.args.eval_samples)
         protocol = get_protocol(self.args.eval_protocol, samples=self.args.eval_samples)
-        return replace(protocol, threat_model=self.threat_model)
+        return replace(protocol, threat_model=self.threat_model) if protocol.attacks else protocol
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: the Trainer's formula counts tokens of one forward pass, not an attack."""
@@ -206,6 +206,8 @@ class AdversarialTrainer(Trainer):
         return self._frozen_class_embeds
 
     def _attacked(self, model: nn.Module, batch: Batch, index: Tensor) -> Tensor:
+        if self.attack is None or self.threat_model is None:
+            return batch.pixels
         # FSDP shards parameters, so there the attack has to go through the wrapper; under DDP it must not, since
         # the reducer would wait for gradients of the inner passes.
         victim = model if self.is_fsdp_enabled else self.accelerator.unwrap_model(model)
@@ -217,7 +219,7 @@ class AdversarialTrainer(Trainer):
     def _refuse_non_finite(self, terms: dict[str, Tensor]) -> None:
         bad = [name for name, term in terms.items() if not torch.isfinite(term)]
         if bad:
-            last = last_complete_checkpoint(self.args.output_dir)
+            last = last_complete_checkpoint(self.args.output_dir or ".")
             raise FloatingPointError(
                 f"The loss term {bad[0]!r} is {terms[bad[0]].item()} at step {self.state.global_step}. Last good "
                 f"checkpoint: {last or 'none yet'}. Lower the learning rate or epsilon, or train in fp32."

@@ -118,8 +118,12 @@ def test_an_empty_section_is_an_empty_mapping(tmp_path):
 
 
 def test_choosing_gives_what_the_section_says():
-    assert choose("attack", ATTACKS, {"name": "pgd", "steps": 3, "step_size": "1/255"}) == PGD(3, "1/255")
-    assert choose("objective", OBJECTIVES, {"name": "contrastive", "max_logit_scale": 50}) == Contrastive(50)
+    assert choose("attack", ATTACKS, {"name": "pgd", "steps": 3, "step_size": "1/255"}) == PGD(
+        steps=3, step_size="1/255"
+    )
+    assert choose("objective", OBJECTIVES, {"name": "contrastive", "max_logit_scale": 50}) == Contrastive(
+        max_logit_scale=50
+    )
 
 
 @pytest.mark.parametrize(
