@@ -2,7 +2,13 @@
 
 from robust_clip.attacks import FGSM, PGD
 from robust_clip.evaluation import evaluate_robustness, get_protocol
-from robust_clip.models import RobustCLIPConfig, RobustCLIPModel, ZeroShotClassifier, packaged_checkpoint
+from robust_clip.models import (
+    RobustCLIPConfig,
+    RobustCLIPModel,
+    ZeroShotClassifier,
+    load_checkpoint,
+    packaged_checkpoint,
+)
 from robust_clip.objectives import Clean, Contrastive, TeCoA
 from robust_clip.threat_model import ThreatModel
 from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
@@ -21,5 +27,6 @@ __all__ = [
     "ZeroShotClassifier",
     "evaluate_robustness",
     "get_protocol",
+    "load_checkpoint",
     "packaged_checkpoint",
 ]

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from transformers import CLIPProcessor
 
 from robust_clip.attacks import ATTACKS, LOSSES, sample_generators
 from robust_clip.attacks.base import eval_mode
 from robust_clip.data import PixelCollator
 from robust_clip.data.prompts import PAPER_TEMPLATE
 from robust_clip.evaluation import require_writable
-from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_classes, packaged_checkpoint
+from robust_clip.models import ZeroShotClassifier, embed_classes, load_checkpoint
 from robust_clip.threat_model import ThreatModel
 
 from .recipe import choose
@@ -38,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
     attack = choose("attack", ATTACKS, settings)
     require_writable(args.out)
 
-    checkpoint = packaged_checkpoint(args.model)
-    model = RobustCLIPModel.from_pretrained(checkpoint).eval()
-    processor = CLIPProcessor.from_pretrained(checkpoint)
+    model, processor = load_checkpoint(args.model)
     classifier = ZeroShotClassifier(model, embed_classes(model, processor.tokenizer, names, [args.template]))
     example = {"image": {"bytes": None, "path": args.image}, "label": -1, "index": 0, "source": args.image}
     pixels = PixelCollator(model.image_size, args.resolution)([example])["pixels"]

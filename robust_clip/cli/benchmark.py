@@ -12,11 +12,10 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import CLIPProcessor
 
 from robust_clip.attacks import ATTACKS
 from robust_clip.data import ImageDataset
-from robust_clip.models import RobustCLIPModel, packaged_checkpoint
+from robust_clip.models import load_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES, Clean, Objective
 from robust_clip.threat_model import ThreatModel
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         f"adversarial step  {robust_s:8.3f} s   {args.batch_size / robust_s:.1f} images/s",
         f"ratio             {ratio:8.3f}",
         f"floor             {floor:8.3f}     the step costs {ratio / floor:.3f} times its floor",
-        f"peak memory       {robust_mib:8.0f} MiB   {robust_mib / clean_mib:.3f} times the clean step's {clean_mib:.0f} MiB",
+        f"peak memory       {robust_mib:8.0f} MiB, {robust_mib / clean_mib:.3f} times the clean step's {clean_mib:.0f} MiB",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
@@ -91,8 +90,7 @@ def _step(args: argparse.Namespace, objective: Objective) -> Callable[[], None]:
     if args.model in SIZES:
         model, processor = build_clip(names, text_config={}, **SIZES[args.model])
     else:
-        checkpoint = packaged_checkpoint(args.model)
-        model, processor = RobustCLIPModel.from_pretrained(checkpoint), CLIPProcessor.from_pretrained(checkpoint)
+        model, processor = load_checkpoint(args.model)
     settings = {"name": args.attack, "steps": args.steps} if args.attack == "pgd" else {"name": args.attack}
     folder = tempfile.mkdtemp(prefix="robust-clip-benchmark-")
     trainer = AdversarialTrainer(

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer
-
 from robust_clip.data import load_image_dataset
 from robust_clip.evaluation import (
     PROTOCOLS,
@@ -20,8 +17,7 @@ from robust_clip.evaluation import (
     require_writable,
 )
 from robust_clip.evaluation.processes import process_state
-from robust_clip.models import RobustCLIPModel
-from robust_clip.models.packaged import packaged_checkpoint
+from robust_clip.models import load_checkpoint, packaged_checkpoint
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,14 +33,13 @@ def run(args: argparse.Namespace) -> int:
         for dataset, protocol in runs:
             RecordStore(args.records, dataset.name, dataset.split, protocol).require_new()
     state = process_state()
-    checkpoint = packaged_checkpoint(args.model)
-    model = RobustCLIPModel.from_pretrained(checkpoint, dtype=torch.float32).to(state.device)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    revision = checkpoint_revision(checkpoint, model)
+    loaded, processor = load_checkpoint(args.model)
+    model: Any = loaded.to(state.device)
+    revision = checkpoint_revision(packaged_checkpoint(args.model), model)
     rows = [
         evaluate_robustness(
             model,
-            tokenizer,
+            processor.tokenizer,
             dataset,
             protocol,
             seed=args.seed,

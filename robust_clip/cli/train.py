@@ -15,7 +15,7 @@ from robust_clip.adaptation import ADAPTATIONS
 from robust_clip.attacks import ATTACKS
 from robust_clip.data import DataSource, ImageDataset, Mixture
 from robust_clip.evaluation import Protocol, evaluate_robustness, get_protocol
-from robust_clip.models import RobustCLIPModel, packaged_checkpoint
+from robust_clip.models import RobustCLIPModel, load_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES
 from robust_clip.threat_model import ThreatModel
@@ -48,9 +48,7 @@ class ModelSource:
         """The model and its processor; `texts` fit the tokenizer of a new model."""
         if self.scratch is not None:
             return build_clip(texts, **self.scratch)
-        name = packaged_checkpoint(str(self.name))
-        model = RobustCLIPModel.from_pretrained(name, revision=self.revision)
-        return model, CLIPProcessor.from_pretrained(name, revision=self.revision)
+        return load_checkpoint(str(self.name), self.revision)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def render_card(
     papers: Sequence[Paper] = (),
     base_model: str | None = None,
     licence: str | None = None,
+    notes: str | None = None,
 ) -> ModelCard:
     """A model card whose every number comes from `rows`.
 
@@ -30,6 +31,7 @@ def render_card(
         papers: To be cited.
         base_model: Hub id of the checkpoint that training started from.
         licence: Of the weights, as an identifier of the Hub.
+        notes: A paragraph on what the model is for and what stands behind it.
 
     Returns:
         A card with a `model-index` that the Hub parses.
@@ -49,6 +51,7 @@ def render_card(
         template_path=str(TEMPLATE),
         title=title,
         summary=f"A CLIP model, {trained}, written by `robust_clip`.",
+        notes=notes,
         training=training,
         rows=[_cells(row) for row in rows],
         citations=[paper.bibtex for paper in dict.fromkeys(papers)],
