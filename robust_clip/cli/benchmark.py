@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         f"adversarial step  {robust_s:8.3f} s   {args.batch_size / robust_s:.1f} images/s",
         f"ratio             {ratio:8.3f}",
         f"floor             {floor:8.3f}     the step costs {ratio / floor:.3f} times its floor",
-        f"peak memory       {robust_mib:8.0f} MiB, {robust_mib / clean_mib:.3f} times the clean step's {clean_mib:.0f} MiB",
+        f"peak memory       {robust_mib:8.0f} MiB, {robust_mib / clean_mib:.3f} times {clean_mib:.0f} MiB of the clean step",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
