@@ -17,4 +17,4 @@ def test_every_key_is_known(file):
 
 
 def test_there_is_one_for_each_kind_of_machine():
-    assert {file.stem for file in CONFIGS} == {"cpu", "single_gpu", "multi_gpu", "fsdp2", "deepspeed_zero2"}
+    assert {file.stem for file in CONFIGS} == {"cpu", "single_gpu", "multi_gpu", "deepspeed_zero2"}

@@ -18,7 +18,7 @@ from robust_clip.evaluation import require_writable
 from robust_clip.models import ZeroShotClassifier, embed_classes, load_checkpoint
 from robust_clip.threat_model import ThreatModel
 
-from .recipe import choose
+from .recipe import choose_attack
 
 _PANEL = 224
 
@@ -33,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if not Path(args.image).is_file():
         raise ValueError(f"No image file {args.image}.")
     threat_model = ThreatModel(args.norm, args.epsilon)
-    settings = {"name": args.attack, "steps": args.steps} if args.attack == "pgd" else {"name": args.attack}
-    attack = choose("attack", ATTACKS, settings)
+    attack = choose_attack(args.attack, args.steps)
     require_writable(args.out)
 
     model, processor = load_checkpoint(args.model)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from robust_clip.attacks import ATTACKS, Attack
+
 T = TypeVar("T")
 
 SECTIONS = ("model", "objective", "attack", "threat_model", "adaptation", "data", "training", "evaluation")
@@ -85,6 +87,21 @@ def choose(section: str, registry: Mapping[str, Callable[..., T]], settings: Map
         raise ValueError(f"Unknown {section} {name!r}; known: {', '.join(sorted(registry))}.")
     rest = {key: value for key, value in settings.items() if key != "name"}
     return construct(section, registry[name], rest)
+
+
+def choose_attack(name: str, steps: int) -> Attack:
+    """The attack of that name, with `steps` where it takes them.
+
+    >>> choose_attack("pgd", 3).steps
+    3
+    >>> choose_attack("fgsm", 3)
+    FGSM(random_start=False)
+
+    Raises:
+        ValueError: As `choose`.
+    """
+    takes_steps = name in ATTACKS and "steps" in inspect.signature(ATTACKS[name]).parameters
+    return choose("attack", ATTACKS, {"name": name} | ({"steps": steps} if takes_steps else {}))
 
 
 def _parse(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:

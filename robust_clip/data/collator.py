@@ -120,7 +120,7 @@ class PixelCollator:
         if data is None:
             raise ValueError("there is none")
         with Image.open(data) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
+            image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
         if self.augmentation:
             random = np.random.default_rng((self.seed, example["epoch"], example["index"]))
             image = self.augmentation(image, self.image_size, example["may_flip"], random)
@@ -142,6 +142,13 @@ class PixelCollator:
         # One draw for the whole batch, so that images of one class share one sentence and are positives of each other.
         draw = int(np.random.default_rng((self.seed, kept[0]["epoch"], kept[0]["index"])).integers(1 << 16))
         return [example["captions"][draw % len(example["captions"])] for example in kept]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale scaled to 8 bits, which Pillow's own conversion may clip instead; anything else as it is."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:

@@ -9,6 +9,7 @@ import datasets
 import pyarrow.parquet
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from PIL import Image
 
 from .digits import load_digits
 from .images import ImageDataset
@@ -109,6 +110,8 @@ def _load_local(path: Path, split: str) -> tuple[datasets.Dataset, list[str] | N
     folder = path / split if folders else path
     if not _holds_folders(folder):
         raise ValueError(f"{path} holds neither {split}.parquet nor one folder of images per class.")
+    if not any(file.suffix.lower() in Image.registered_extensions() for file in folder.rglob("*")):
+        raise ValueError(f"The class folders in {folder} hold no images.")
     # Given a folder, `datasets` would sort files into splits by words such as "test" in their names.
     files = f"{glob.escape(str(folder))}/**"
     rows = datasets.load_dataset("imagefolder", data_files=files, split="train", drop_labels=False)

@@ -3,8 +3,9 @@
 # The one template of the TeCoA code family, without a full stop.
 PAPER_TEMPLATE = "This is a photo of a {}"
 
-# What the same code uses instead where the data set brings its own (methods.md, section 0), and for the sets of this
-# project that no paper has, the data set's entry in CLIP's published prompts or, where there is none, ours.
+# What the same code (https://github.com/cvlab-columbia/ZSRobust4FoundationModel and its forks) uses instead where the
+# data set brings its own, and for the sets of this project that no paper has, the data set's entry in CLIP's published
+# prompts or, where there is none, ours.
 SINGLE_TEMPLATES: dict[str, str] = {
     "caltech256": "A photo of a {}.",
     "country211": "A photo I took in {}.",

@@ -35,6 +35,7 @@ def evaluate_robustness(
     on_bad_image: str = "raise",
     num_workers: int = 0,
     revision: str | None = None,
+    model_id: str | None = None,
 ) -> Row:
     """Measure clean and robust zero-shot accuracy.
 
@@ -54,6 +55,7 @@ def evaluate_robustness(
         on_bad_image: `raise` stops at an image that cannot be read, `skip` counts it and leaves it out.
         num_workers: Processes that decode images, for each process that computes.
         revision: Identifies the weights, see `checkpoint_revision`; by default `weights_revision(model)`.
+        model_id: What the row calls the model; by default where it was loaded from, which after training is its base.
 
     Returns:
         The row of results.
@@ -66,7 +68,7 @@ def evaluate_robustness(
     collator = PixelCollator(model.image_size, protocol.resolution, on_bad_image)
     names, templates = _prompts(dataset, protocol)
     identity = {
-        "model": {"id": _readable_id(model), "revision": revision or weights_revision(model)},
+        "model": {"id": model_id or _readable_id(model), "revision": revision or weights_revision(model)},
         "dataset": _describe(dataset, names, templates),
         "protocol": protocol.as_dict(),
         "threat_model": str(protocol.threat_model) if protocol.threat_model else None,

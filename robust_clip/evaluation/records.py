@@ -79,7 +79,7 @@ class Row:
         clean_interval: Its 95 % Wilson interval.
         robust_accuracy: In [0, 1], over all `n`; `None` if nothing was attacked.
         robust_interval: Its 95 % Wilson interval.
-        checks: Warnings of sanity checks.
+        checks: Warnings of sanity checks; empty in this version, which runs none.
         versions: Of the libraries that the number depends on.
         seconds: Spent by all processes together, those of killed runs included.
         finished: Date and time, UTC, ISO 8601.

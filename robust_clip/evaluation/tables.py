@@ -27,16 +27,21 @@ def markdown_table(rows: Iterable[Row]) -> str:
     """One line per data set and model, one column per epsilon; accuracies in % with 95 % Wilson intervals.
 
     Raises:
-        ValueError: If the rows come from several protocols or seeds, which one table must not mix.
+        ValueError: If the rows come from several protocols or seeds, which one table must not mix, if one name stands
+            for several revisions of a model, or if two rows want the same cell.
     """
     rows = list(rows)
     measures = sorted({_measure(row) for row in rows})
     if len(measures) != 1:
         raise ValueError(f"One table holds one protocol and seed, these rows have {len(measures)}: {measures}.")
+    _refuse_several_revisions(rows)
     epsilons = sorted({_epsilon(row) for row in rows})
     cells: dict[tuple[str, str], dict[float, Row]] = defaultdict(dict)
     for row in rows:
-        cells[row.dataset["name"], row.model["id"]][_epsilon(row)] = row
+        dataset, model, epsilon = row.dataset["name"], row.model["id"], _epsilon(row)
+        if epsilon in cells[dataset, model]:
+            raise ValueError(f"Two rows measure {model} on {dataset} at {format_size(epsilon)}; leave one out.")
+        cells[dataset, model][epsilon] = row
     header = ["data set", "model", "images", "clean", *(f"robust at {format_size(epsilon)}" for epsilon in epsilons)]
     lines = [_line(header), _line(["---"] * len(header))]
     for (dataset, model), found in sorted(cells.items()):
@@ -60,11 +65,23 @@ def insert_table(path: str | Path, table: str) -> None:
     Path(path).write_text(f"{before}{_BEGIN}\n{table}\n{_END}{rest.split(_END, 1)[1]}")
 
 
+def _refuse_several_revisions(rows: Iterable[Row]) -> None:
+    revisions: dict[str, str] = {}
+    for row in rows:
+        model, revision = row.model["id"], row.model["revision"]
+        if revisions.setdefault(model, revision) != revision:
+            raise ValueError(
+                f"The name {model} stands for two models in these rows, {revisions[model]} and {revision}; give the "
+                "rows of one of them."
+            )
+
+
 def _measure(row: Row) -> str:
     protocol = row.protocol
     norm = protocol["threat_model"]["norm"] if protocol["threat_model"] else "no attack"
     name = f"{protocol['name']} v{protocol['version']}"
-    return f"Protocol {name}, {norm}, {protocol['resolution']} grid, seed {row.seed}"
+    how = f"{protocol['resolution']} grid, {protocol['templates']} templates, {protocol['precision']}"
+    return f"Protocol {name}, {norm}, {how}, {row.dataset['split']} split, seed {row.seed}"
 
 
 def _epsilon(row: Row) -> float:

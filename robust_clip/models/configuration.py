@@ -19,8 +19,8 @@ class RobustCLIPConfig(CLIPConfig):
     Args:
         image_mean: Mean of each channel, in pixel units of [0, 1]; three numbers.
         image_std: Standard deviation of each channel, in the same units; three positive numbers.
-        robustness: What the weights were trained against (objective, attack, threat model, data), or `None` for a
-            model that was never trained adversarially. Written by `AdversarialTrainer`.
+        robustness: How the weights were trained (objective, data, and the attack and threat model if there were any),
+            written by `AdversarialTrainer`; `None` for weights that it did not train.
 
     Raises:
         ValueError: If `image_mean` or `image_std` is not three numbers, or a deviation is not positive.

@@ -75,8 +75,8 @@ class RobustCLIPModel(CLIPModel):
     def forward(self, *args: Any, compute: Callable[["RobustCLIPModel"], Any] | None = None, **kwargs: Any) -> Any:
         """Stock CLIP's forward, or `compute(self)` when `compute` is given.
 
-        Distributed wrappers (DDP, FSDP, DeepSpeed) gather parameters and hook gradients around `forward` alone. An
-        objective calls the towers in its own order, so it is run from inside `forward`.
+        Distributed wrappers (DDP, DeepSpeed) hook gradients around `forward` alone. An objective calls the towers in
+        its own order, so it is run from inside `forward`.
         """
         if compute is not None:
             return compute(self)

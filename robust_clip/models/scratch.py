@@ -56,7 +56,7 @@ def build_clip(
     Args:
         texts: What the tokenizer's merges are learned from.
         vision_config: Fields of `CLIPVisionConfig`.
-        text_config: Fields of `CLIPTextConfig`; vocabulary and special tokens are filled in.
+        text_config: Fields of `CLIPTextConfig`; special tokens and, if not given, `vocab_size` are filled in.
         projection_dim: Width of the joint space.
         vocab_size: Largest size of the vocabulary.
 
@@ -73,7 +73,7 @@ def build_clip(
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = RobustCLIPConfig(
         vision_config={**vision_config, "projection_dim": projection_dim},
-        text_config={**text_config, "projection_dim": projection_dim, "vocab_size": len(tokenizer), **special},
+        text_config={"vocab_size": len(tokenizer), **text_config, "projection_dim": projection_dim, **special},
         projection_dim=projection_dim,
     )
     model = RobustCLIPModel(config)

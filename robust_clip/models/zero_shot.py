@@ -37,8 +37,11 @@ class ZeroShotClassifier(nn.Module):
         return self.model(compute=partial(self._logits, pixels=padded))[: len(pixels)]
 
     def _logits(self, model: RobustCLIPModel, pixels: Tensor) -> Tensor:
-        image_embeds = F.normalize(model.encode_image(pixels).float(), dim=-1)
-        return model.logit_scale.detach().float().exp() * image_embeds @ self.class_embeds.float().T
+        image_features = model.encode_image(pixels)
+        # Autocast would multiply in half precision, whose steps near a logit of 30 are an eighth.
+        with torch.autocast(image_features.device.type, enabled=False):
+            image_embeds = F.normalize(image_features.float(), dim=-1)
+            return model.logit_scale.detach().float().exp() * image_embeds @ self.class_embeds.float().T
 
 
 def fill_templates(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:

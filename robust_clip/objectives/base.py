@@ -20,8 +20,7 @@ class Batch:
         pixels: `(B, 3, H, W)` clean images in [0, 1].
         adversarial: The same images attacked; `pixels` itself where the recipe has no attack.
         labels: `(B,)` class of each image, or -1.
-        class_embeds: `(C, D)` unit-norm class embeddings; `None` for data without classes. They carry a gradient
-            only if the objective trains the text tower.
+        class_embeds: `(C, D)` unit-norm class embeddings; without gradient; `None` for data without classes.
         input_ids: `(U, L)` tokens of the distinct captions in the batch, or `None`.
         attention_mask: `(U, L)`.
         text_index: `(B,)` row of `input_ids` that is each image's caption.

@@ -18,7 +18,7 @@ class Contrastive(Objective):
     """Symmetric InfoNCE between images and captions of the batch, both towers and the temperature trained.
 
     Radford et al., ICML 2021, https://huggingface.co/papers/2103.00020, Figure 3. Identical captions in a batch are
-    positives of each other instead of false negatives. Under several processes each contrasts within its own batch.
+    encoded once. Under several processes each contrasts within its own batch.
 
     Args:
         max_logit_scale: Bound on `exp(logit_scale)` (section 2.5 of the paper: 100).

@@ -1,5 +1,6 @@
 """The pure mathematics that objectives share: tensors in, tensors out, no model."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,14 +12,17 @@ def class_logits(image_features: Tensor, class_embeds: Tensor, logit_scale: Tens
     >>> class_logits(torch.tensor([[3.0, 4.0]]), torch.eye(2), 10.0)
     tensor([[6., 8.]])
     """
-    return logit_scale * F.normalize(image_features.float(), dim=-1) @ class_embeds.float().T
+    # Autocast would multiply in half precision, whose steps near a logit of 30 are an eighth.
+    with torch.autocast(image_features.device.type, enabled=False):
+        return logit_scale * F.normalize(image_features.float(), dim=-1) @ class_embeds.float().T
 
 
 def info_nce(logits: Tensor, groups: Tensor) -> Tensor:
     """Symmetric image-text InfoNCE over a batch (CLIP, https://huggingface.co/papers/2103.00020, Figure 3).
 
-    Pairs of one group (identical captions) are each other's positives: the target distribution of a row is uniform
-    over its group. With all groups distinct this is CLIP's loss.
+    Pairs of one group are each other's positives: the target distribution of a row is uniform over its group. Where
+    the captions of a group are the same to the letter this is CLIP's loss all the same, since equal captions share
+    their probability; groups matter for captions that say the same in other words.
 
     Args:
         logits: `(B, B)`, image i against the caption of image j.

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from robust_clip.evaluation import get_protocol
+
 
 @dataclass
 class AdversarialTrainingArguments(TrainingArguments):
@@ -19,6 +21,7 @@ class AdversarialTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        get_protocol(self.eval_protocol)
         # Images are not arguments of the model's forward, so the Trainer would drop them.
         self.remove_unused_columns = False
         # A term that is not finite stops training with its name; averaging it away would hide it.

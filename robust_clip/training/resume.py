@@ -40,5 +40,7 @@ def claim_output_dir(output_dir: str | Path, resume: bool) -> str | None:
     last = last_complete_checkpoint(folder)
     if last and not resume:
         raise ValueError(f"{folder} holds the checkpoints of an unfinished run; pass --resume, or another directory.")
+    if (folder / "records").exists() and not resume:
+        raise ValueError(f"{folder} holds records of an earlier run; pass --resume, or another directory.")
     require_writable(folder)
     return last if resume else None

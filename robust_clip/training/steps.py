@@ -5,24 +5,77 @@ from dataclasses import asdict
 from typing import Any
 
 import datasets
+import torch
 
 from robust_clip.adaptation import FullFineTuning
-from robust_clip.attacks import Attack
+from robust_clip.attacks import Attack, CrossEntropy, sample_generators
 from robust_clip.data import ImageDataset, Mixture
 from robust_clip.models import RobustCLIPModel
 from robust_clip.objectives import Objective
 from robust_clip.threat_model import ThreatModel, format_size
 
+from .arguments import AdversarialTrainingArguments
+
 
 def as_images(dataset: Any) -> Any:
-    """An `ImageDataset` around a plain `datasets.Dataset`; anything else as it is."""
-    return ImageDataset(dataset) if isinstance(dataset, datasets.Dataset) else dataset
+    """An `ImageDataset` around a plain `datasets.Dataset`, named as its source; `None` or what is ours, as it is.
+
+    A dict of data sets is treated value by value.
+
+    Raises:
+        ValueError: If it is of another type.
+    """
+    if isinstance(dataset, datasets.Dataset):
+        name, split = dataset.info.dataset_name or "unknown", str(dataset.split or "unknown")
+        return ImageDataset(dataset, name=name, split=split)
+    if isinstance(dataset, dict):
+        return {name: as_images(inner) for name, inner in dataset.items()}
+    if dataset is None or isinstance(dataset, ImageDataset | Mixture):
+        return dataset
+    raise ValueError(
+        f"A data set must be a datasets.Dataset, an ImageDataset or a Mixture, got {type(dataset).__name__}; "
+        "a streamed data set has no rows to seed an attack by: load it without streaming."
+    )
+
+
+def check_arguments(args: AdversarialTrainingArguments, model: RobustCLIPModel) -> None:
+    """Refuses settings under which training would go wrong in silence.
+
+    Raises:
+        ValueError: If the weights are not fp32, one process would use several GPUs, or data workers are persistent.
+    """
+    if model.dtype != torch.float32:
+        raise ValueError(f"Train fp32 weights, not {model.dtype}: load with dtype=torch.float32, and set bf16=True.")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {args.n_gpu} GPUs: start one for each by accelerate launch, or hide all but one."
+        )
+    if args.dataloader_persistent_workers:
+        raise ValueError("dataloader_persistent_workers would repeat the crops of the first epoch; leave it off.")
 
 
 def frozen_copy(model: RobustCLIPModel) -> RobustCLIPModel:
     """The teacher: what learns is copied, frozen parameters are shared with the student."""
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
+
+
+def refuse_sharded_weights(is_fsdp_enabled: bool) -> None:
+    """Refuses FSDP.
+
+    Raises:
+        ValueError: If it is on.
+    """
+    if is_fsdp_enabled:
+        raise ValueError(
+            "FSDP is not supported: class embeddings and evaluation need whole weights. Use DDP "
+            "(accelerate launch --multi_gpu) or DeepSpeed ZeRO-2."
+        )
+
+
+def zero_loss(model: RobustCLIPModel) -> torch.Tensor:
+    """A loss of 0 with a gradient of 0 for every parameter that learns."""
+    return torch.stack([parameter.sum() for parameter in model.parameters() if parameter.requires_grad]).sum() * 0.0
 
 
 def check_compatible(
@@ -49,6 +102,11 @@ def check_compatible(
         raise ValueError(f"{name} trains the text tower, but the adaptation trains only {list(adaptation.towers)}.")
     if not objective.trains_text and "text" in adaptation.towers:
         raise ValueError(f"{name} keeps class embeddings of a frozen text tower; take text out of adaptation.towers.")
+    if attack is not None and threat_model is not None:
+        # Sizes that do not fit each other show on a single grey image.
+        pixels = torch.full((1, 3, 2, 2), 0.5)
+        loss = CrossEntropy(torch.tensor([0]))
+        attack(lambda x: x.flatten(1), pixels, loss, threat_model, sample_generators(0, [0]))
     if train_dataset is None:
         return
     if objective.needs_classes and (isinstance(train_dataset, Mixture) or train_dataset.class_names is None):

@@ -13,7 +13,7 @@ from transformers import Trainer
 from robust_clip.adaptation import FullFineTuning
 from robust_clip.attacks import Attack, sample_generators
 from robust_clip.data import PixelCollator
-from robust_clip.evaluation import Protocol, Row, evaluate_robustness, get_protocol
+from robust_clip.evaluation import Protocol, Row, evaluate_robustness, get_protocol, weights_revision
 from robust_clip.hub import render_card
 from robust_clip.models import RobustCLIPModel, embed_classes
 from robust_clip.models.zero_shot import tokenize
@@ -21,8 +21,17 @@ from robust_clip.objectives import Batch, Objective
 from robust_clip.threat_model import ThreatModel
 
 from .arguments import AdversarialTrainingArguments
+from .callbacks import EpochForData
 from .resume import last_complete_checkpoint
-from .steps import as_images, check_compatible, frozen_copy, training_record
+from .steps import (
+    as_images,
+    check_arguments,
+    check_compatible,
+    frozen_copy,
+    refuse_sharded_weights,
+    training_record,
+    zero_loss,
+)
 
 
 class AdversarialTrainer(Trainer):
@@ -65,7 +74,8 @@ class AdversarialTrainer(Trainer):
     ) -> None:
         towers = ("vision", "text") if objective.trains_text else ("vision",)
         adaptation = adaptation or FullFineTuning(towers, logit_scale=objective.trains_text)
-        train_dataset = as_images(train_dataset)
+        train_dataset, eval_dataset = as_images(train_dataset), as_images(eval_dataset)
+        check_arguments(args, model)
         check_compatible(objective, attack, threat_model, adaptation, train_dataset)
         self.objective: Objective = objective
         self.attack: Attack | None = attack
@@ -74,7 +84,6 @@ class AdversarialTrainer(Trainer):
         adaptation.apply(model)
         self.record = training_record(objective, attack, threat_model, adaptation, train_dataset)
         model.config.robustness = self.record
-        self.teacher = frozen_copy(model) if objective.needs_teacher else None
         if not kwargs.get("data_collator"):
             kwargs["data_collator"] = PixelCollator(model.image_size, seed=args.data_seed or args.seed)
         super().__init__(
@@ -85,6 +94,11 @@ class AdversarialTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        refuse_sharded_weights(self.is_fsdp_enabled)
+        if train_dataset is not None:
+            self.add_callback(EpochForData(train_dataset))
+        # Only now, since the Trainer has moved the model to its device.
+        self.teacher = frozen_copy(model) if objective.needs_teacher else None
         # `compute_loss` returns a mean over the batch, so the Trainer must divide by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -92,6 +106,7 @@ class AdversarialTrainer(Trainer):
         self._frozen_class_embeds: Tensor | None = None
         self._term_sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._terms_seen = 0
+        self._skipped = 0
 
     def compute_loss(
         self,
@@ -101,6 +116,11 @@ class AdversarialTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Attacks the batch, then sums the objective's terms on it."""
+        self._skipped += len(inputs.get("skipped", ()))
+        if not len(inputs["pixels"]):
+            # Every image of the batch was unreadable. The other processes wait for this one's gradients.
+            nothing = model(compute=zero_loss)
+            return (nothing, {}) if return_outputs else nothing
         batch = self._batch(inputs)
         batch.adversarial = self._attacked(model, batch, inputs["index"])
         terms = model(compute=partial(self.objective, teacher=self.teacher, batch=batch))
@@ -118,6 +138,8 @@ class AdversarialTrainer(Trainer):
                 logs[f"loss/{name}"] = self.accelerator.reduce(total / self._terms_seen, "mean").item()
             self._term_sums.clear()
             self._terms_seen = 0
+            if self._skipped:
+                logs["skipped_images"] = self._skipped
         super().log(logs, start_time)
 
     def evaluate(
@@ -170,10 +192,18 @@ class AdversarialTrainer(Trainer):
 
     def _write_card(self, folder: Path, name: str | None = None) -> None:
         title = name or self.args.hub_model_id or Path(self.args.output_dir or ".").resolve().name
+        rows = self._rows_of_these_weights()
         base = self.base_model if self.base_model and not Path(self.base_model).exists() else None
         papers = [self.objective.paper] + ([self.attack.paper] if self.attack else [])
-        card = render_card(title, rows=self.rows, training=self.record, papers=papers, base_model=base)
+        card = render_card(title, rows=rows, training=self.record, papers=papers, base_model=base)
         card.save(folder / "README.md")
+
+    def _rows_of_these_weights(self) -> list[Row]:
+        """What was measured of weights that training, or the return to the best checkpoint, replaced is left out."""
+        if not self.rows:
+            return []
+        revision = weights_revision(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        return [row for row in self.rows if row.model["revision"] == revision]
 
     def _protocol(self) -> Protocol:
         if self.threat_model is None:
@@ -208,20 +238,25 @@ class AdversarialTrainer(Trainer):
     def _attacked(self, model: nn.Module, batch: Batch, index: Tensor) -> Tensor:
         if self.attack is None or self.threat_model is None:
             return batch.pixels
-        # FSDP shards parameters, so there the attack has to go through the wrapper; under DDP it must not, since
-        # the reducer would wait for gradients of the inner passes.
-        victim = model if self.is_fsdp_enabled else self.accelerator.unwrap_model(model)
+        # Not through DDP's wrapper: its reducer would wait for gradients of the inner passes.
+        victim = self.accelerator.unwrap_model(model)
         forward, loss = self.objective.inner_problem(victim, self.teacher, batch)
         # One stream per image and step, so that neither batch size nor the number of processes changes a start.
         generators = sample_generators(self.args.seed + (self.state.global_step << 32), index.tolist())
-        return self.attack(forward, batch.pixels, loss, self.threat_model, generators)
+        try:
+            return self.attack(forward, batch.pixels, loss, self.threat_model, generators)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"The inner attack failed: {error}. {self._where()}") from error
 
     def _refuse_non_finite(self, terms: dict[str, Tensor]) -> None:
         bad = [name for name, term in terms.items() if not torch.isfinite(term)]
         if bad:
-            last = last_complete_checkpoint(self.args.output_dir or ".")
-            raise FloatingPointError(
-                f"The loss term {bad[0]!r} is {terms[bad[0]].item()} at step {self.state.global_step}. Last good "
-                f"checkpoint: {last or 'none yet'}. Lower the learning rate or epsilon, or train in fp32."
-            )
+            raise FloatingPointError(f"The loss term {bad[0]!r} is {terms[bad[0]].item()}. {self._where()}")
+
+    def _where(self) -> str:
+        last = last_complete_checkpoint(self.args.output_dir or ".")
+        return (
+            f"Training stopped at step {self.state.global_step}; last good checkpoint: {last or 'none yet'}. "
+            "Lower the learning rate or epsilon, or train in fp32."
+        )
 

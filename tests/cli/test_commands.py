@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from robust_clip.cli import COMMANDS, main
+from robust_clip.cli import COMMANDS, benchmark, main
+from robust_clip.cli.sections import DataSource
+from robust_clip.models.scratch import build_clip
 
 NAMES = [command.__name__.rsplit(".", 1)[1] for command in COMMANDS]
 
@@ -72,6 +75,31 @@ def test_benchmark_prints_ratio_and_floor(tiny_checkpoint: Path, capsys: pytest.
     assert "peak memory" in printed
 
 
+@pytest.mark.parametrize(
+    ("options", "described"),
+    [
+        (["--attack", "fgsm"], "tecoa, fgsm, on "),
+        (["--objective", "clean"], "clean, no attack, on "),
+        (["--attack", "pgd", "--steps", "1"], "tecoa, pgd with 1 step(s), on "),
+    ],
+)
+def test_benchmark_says_what_it_measured(
+    options: list[str], described: str, tiny_checkpoint: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "_peak_memory", lambda args, objective: 1.0)
+    small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "2", "--repeats", "1"]
+    assert main(["benchmark", *small, *options]) == 0
+    assert capsys.readouterr().out.startswith(described)
+
+
+def test_benchmark_sizes_are_the_published_ones() -> None:
+    """Parameters of the towers as published: 151 and 428 millions, of which 25 and 38 are the word embeddings."""
+    for name, millions in (("vit_b32", 151.3), ("vit_l14", 427.6)):
+        with torch.device("meta"):
+            model, _ = build_clip(["a"], **benchmark.SIZES[name])
+        assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
 def test_evaluate_then_report(tiny_checkpoint: Path, coloured_folder: Path, tmp_path: Path, capsys) -> None:
     options = ["--model", str(tiny_checkpoint), "--data", str(coloured_folder), "--protocol", "pgd20"]
     assert main(["evaluate", *options, "--samples", "6", "--records", str(tmp_path), "--format", "json"]) == 0
@@ -101,10 +129,40 @@ def test_train_leaves_a_checkpoint_a_card_and_the_recipe(recipe: Path, tmp_path:
     assert config["robustness"]["threat model"] == "linf 2/255"
 
 
+def test_train_measures_before_and_after(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = {"datasets": {"seen": {"classes": "0:2"}}, "epsilons": ["1/255"], "samples": 4}
+    during = ["--training.eval_strategy", "steps", "--training.eval_steps", "1", "--training.eval_samples", "2"]
+    assert main(["train", str(recipe), "--evaluation", json.dumps(evaluation), *during]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("undefended: ") < printed.index("robust: out (")
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert any("eval_seen_robust_accuracy" in entry for entry in state["log_history"])
+
+
+@pytest.mark.parametrize(("state", "message"), [("finished", "a finished run"), ("unwritable", "cannot write to")])
+def test_an_output_directory_is_refused_before_data_are_loaded(
+    state: str, message: str, recipe: Path, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(DataSource, "load", lambda source: pytest.fail("data were loaded"))
+    if state == "finished":
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "trainer_state.json").write_text("{}")
+    else:
+        (tmp_path / "out").write_text("a file, where nobody can make a folder")
+    assert main(["train", str(recipe)]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["--threat_model.epsilon", "4"], "did you mean 4/255"),
+        (["--threat_model.epsilon", "4", "--attack", "null"], "did you mean 4/255"),
+        (["--attack", "null"], "An attack needs a threat model"),
+        (["--evaluation.protocol", "pgd20"], "missing 1 required positional argument: 'datasets'"),
+        (["--evaluation.datasets.x.templates", "ensemble"], "allowed: classes, name, root, split"),
+        (["--evaluation.datasets.x.name", "{a: 1}"], "accuracy is of one"),
+        (["--evaluation", "{datasets: {x: {}}, resolution: nativ}"], "resolution must be one of"),
         (["--objective", "nope"], "Unknown objective 'nope'; known: clean, contrastive, tecoa"),
         (["--attack.name", "nope"], "Unknown attack 'nope'; known: fgsm, pgd"),
         (["--attack.stpes", "3"], "Unknown key 'stpes' in section attack; allowed: "),

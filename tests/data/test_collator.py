@@ -38,13 +38,19 @@ def test_a_batch_has_pixels_labels_and_rows(example):
     assert "texts" not in batch
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 def test_every_mode_becomes_three_channels(example, mode):
-    image = picture(mode=mode if mode != "I;16" else "L").convert(mode)
+    image = picture(mode=mode)
     cell = encoded(image, format="TIFF" if mode == "CMYK" else "PNG")
     batch = PixelCollator(16)([example(cell)])
     assert torch.equal(batch["pixels"][0], as_tensor(image))
     assert batch["pixels"].shape == (1, 3, 16, 16)
+
+
+def test_sixteen_bits_are_scaled_to_eight(example):
+    values = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    pixels = PixelCollator(16)([example(encoded(Image.fromarray(values)))])["pixels"]
+    assert torch.equal(pixels[0], torch.arange(256).view(1, 16, 16).expand(3, -1, -1) / 255)
 
 
 def test_a_file_is_read_from_its_path(example, tmp_path):

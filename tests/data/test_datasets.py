@@ -96,6 +96,14 @@ def test_a_folder_without_images_is_refused(tmp_path):
         load_image_dataset(str(tmp_path))
 
 
+def test_class_folders_without_images_are_refused(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "train" / "dog" / "notes.txt").write_text("good dog")
+    with pytest.raises(ValueError, match=f"class folders in {tmp_path / 'train'} hold no images"):
+        load_image_dataset(str(tmp_path), "train")
+
+
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "test.parquet").write_text("not parquet")
     with pytest.raises(ValueError, match=r"test\.parquet is not a readable parquet file"):

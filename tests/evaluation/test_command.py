@@ -42,7 +42,7 @@ def test_records_are_refused_before_any_work_and_resumed(command, capsys, tmp_pa
     command(*arguments)
     first = capsys.readouterr().out
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "RobustCLIPModel", None)
+        patched.setattr(evaluate, "load_checkpoint", None)
         with pytest.raises(ValueError, match="clean-v1-random3 holds a finished run"):
             command(*arguments)
     command(*arguments, "--resume")
@@ -60,6 +60,6 @@ def test_records_are_refused_before_any_work_and_resumed(command, capsys, tmp_pa
     ],
 )
 def test_mistakes_are_answered_before_the_model_is_loaded(command, arguments, message, monkeypatch):
-    monkeypatch.setattr(evaluate, "RobustCLIPModel", None)
+    monkeypatch.setattr(evaluate, "load_checkpoint", None)
     with pytest.raises(ValueError, match=message):
         command(*arguments)

@@ -29,7 +29,8 @@ def test_one_line_per_model_one_column_per_epsilon(rows):
     lines = markdown_table(rows).splitlines()
     assert lines[0] == "| data set | model | images | clean | robust at 1/255 | robust at 4/255 |"
     assert len([line for line in lines if line.startswith("| coloured |")]) == 1
-    assert lines[-1] == "Protocol pgd20 v1, linf, native grid, seed 0. In %, with 95 % Wilson intervals."
+    measure = "Protocol pgd20 v1, linf, native grid, single templates, fp32, test split, seed 0"
+    assert lines[-1] == f"{measure}. In %, with 95 % Wilson intervals."
 
 
 def test_numbers_are_those_of_the_rows(rows):
@@ -43,9 +44,27 @@ def test_rows_on_disk_are_found(rows, tmp_path):
         read_rows(tmp_path / "nothing")
 
 
-def test_protocols_and_seeds_are_not_mixed(rows):
-    with pytest.raises(ValueError, match="one protocol and seed"):
-        markdown_table([rows[0], replace(rows[1], seed=1)])
+def test_protocols_splits_and_seeds_are_not_mixed(rows):
+    others = [
+        replace(rows[1], seed=1),
+        replace(rows[1], dataset=rows[1].dataset | {"split": "train"}),
+        replace(rows[1], protocol=rows[1].protocol | {"templates": "ensemble"}),
+        replace(rows[1], protocol=rows[1].protocol | {"precision": "bf16"}),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match="one protocol and seed, these rows have 2"):
+            markdown_table([rows[0], other])
+
+
+def test_a_cell_has_one_row(rows):
+    with pytest.raises(ValueError, match="Two rows measure .* on coloured at 4/255"):
+        markdown_table([*rows, rows[0]])
+
+
+def test_a_name_stands_for_one_model(rows):
+    other = replace(rows[1], model=rows[1].model | {"revision": "sha256:other"})
+    with pytest.raises(ValueError, match=f"two models in these rows, {rows[0].model['revision']} and sha256:other"):
+        markdown_table([rows[0], other])
 
 
 def test_table_replaces_what_stands_between_the_markers(tmp_path):

@@ -22,10 +22,10 @@ def recipe(tmp_path: Path, tiny_checkpoint: Path, coloured_folder: Path) -> Path
         "objective": "tecoa",
         "attack": {"name": "pgd", "steps": 2, "step_size": "1/255"},
         "threat_model": {"norm": "linf", "epsilon": "4/255"},
-        "data": {"train": str(coloured_folder)},
+        "data": {"train": str(coloured_folder), "resolution": "model", "augmentation": {"flip": True}},
         "training": {
             "per_device_train_batch_size": 8,
-            "max_steps": 5,
+            "max_steps": 8,
             "learning_rate": 0.01,
             "optim": "sgd",
             "report_to": "none",

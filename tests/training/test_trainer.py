@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 from datasets import Image as ImageFeature
+from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from robust_clip import PGD, AdversarialTrainer, AdversarialTrainingArguments, RobustCLIPModel, TeCoA, ThreatModel
 from robust_clip.adaptation import FullFineTuning
-from robust_clip.data import ImageDataset, Mixture, PixelCollator
+from robust_clip.data import Augmentation, ImageDataset, Mixture, PixelCollator
+from robust_clip.models import ZeroShotClassifier
 from robust_clip.objectives import Clean, Contrastive
+from robust_clip.objectives.functional import class_logits
 from robust_clip.training.resume import claim_output_dir, last_complete_checkpoint
 from tests.conftest import coloured_rows
 
@@ -113,12 +116,14 @@ def test_accumulation_equals_one_large_batch(make: Any) -> None:
 
 
 def test_resumed_run_ends_with_the_same_weights(make: Any, tmp_path: Path) -> None:
-    longer = {"optim": "adamw_torch", "learning_rate": 1e-3, "max_steps": 8}
+    # Two epochs of six steps, random crops, and a cut in the middle of the second.
+    crops = PixelCollator(16, "model", augmentation=Augmentation(flip=True))
+    longer = {"optim": "adamw_torch", "learning_rate": 1e-3, "max_steps": 12, "data_collator": crops}
     uninterrupted = make(folder=tmp_path / "whole", **longer)
     uninterrupted.train()
-    make(folder=tmp_path / "cut", save_strategy="steps", save_steps=3, **longer).train()
+    make(folder=tmp_path / "cut", save_strategy="steps", save_steps=8, **longer).train()
     second = make(folder=tmp_path / "cut", **longer)
-    second.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3"))
+    second.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-8"))
     assert largest_difference(weights(uninterrupted), weights(second)) == 0
 
 
@@ -174,7 +179,11 @@ def test_best_model_by_robust_accuracy_is_kept(make: Any) -> None:
         metric_for_best_model="robust_accuracy",
     )
     trainer.train()
-    assert trainer.state.best_metric is not None
+    best = load_file(Path(trainer.state.best_model_checkpoint) / "model.safetensors")
+    assert trainer.state.best_metric == max(
+        entry["eval_robust_accuracy"] for entry in trainer.state.log_history if "eval_robust_accuracy" in entry
+    )
+    assert largest_difference(best, weights(trainer)) == 0
 
 
 def test_saved_model_is_stock_clip_with_a_robustness_record(make: Any, tmp_path: Path) -> None:
@@ -202,11 +211,15 @@ def test_bf16_trains(make: Any) -> None:
     assert all(value.isfinite().all() for value in weights(trainer).values())
 
 
-def test_nan_loss_stops_with_the_term_and_the_checkpoint(make: Any, tmp_path: Path) -> None:
-    trainer = make(Clean())
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [(Clean(), "'clean' is nan.*at step 0;.*none yet"), (TeCoA(), "inner attack failed.*at step 0;.*none yet")],
+)
+def test_nan_loss_stops_with_the_term_and_the_checkpoint(make: Any, objective: Any, message: str) -> None:
+    trainer = make(objective)
     with torch.no_grad():
         trainer.model.visual_projection.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="'clean' is nan at step 0.*none yet"):
+    with pytest.raises(FloatingPointError, match=message):
         trainer.train()
 
 
@@ -229,6 +242,39 @@ def test_damaged_image_is_left_out_on_request(make: Any, caplog: pytest.LogCaptu
     assert "row 5: unreadable image skipped" in caplog.text
 
 
+def test_micro_batch_of_nothing_but_damaged_images_is_passed_over(make: Any) -> None:
+    skip = PixelCollator(16, on_bad_image="skip")
+    trainer = make(train_dataset=damaged_rows(5), per_device_train_batch_size=1, max_steps=16, data_collator=skip)
+    trainer.train()
+    assert trainer.state.global_step == 16
+    assert trainer.state.log_history[-2]["skipped_images"] == 1
+
+
+def test_logits_of_autocast_features_are_multiplied_in_full_precision(tiny_model: RobustCLIPModel) -> None:
+    class_embeds = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    features = torch.randn(4, 8)
+    expected = class_logits(features, class_embeds, 100.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(class_logits(features, class_embeds, 100.0), expected)
+        assert ZeroShotClassifier(tiny_model, class_embeds)(torch.rand(2, 3, 16, 16)).dtype == torch.float32
+
+
+def test_card_leaves_out_rows_of_other_weights(make: Any, tmp_path: Path) -> None:
+    trainer = make(learning_rate=0.5, max_steps=5, eval_samples=6)
+    trainer.evaluate()
+    trainer.save_model()
+    assert "| 6 | pgd20" in (tmp_path / "README.md").read_text()
+    trainer.train()
+    trainer.save_model()
+    assert "Not measured." in (tmp_path / "README.md").read_text()
+
+
+def test_rows_of_a_plain_data_set_carry_its_split(make: Any) -> None:
+    trainer = make(eval_dataset=coloured_rows(6))
+    trainer.evaluate()
+    assert trainer.rows[0].dataset["split"] == "unknown"
+
+
 @pytest.mark.parametrize(
     ("objective", "changes", "message"),
     [
@@ -237,6 +283,10 @@ def test_damaged_image_is_left_out_on_request(make: Any, caplog: pytest.LogCaptu
         (Clean(), ATTACK, "no use for an attack"),
         (Contrastive(), {"adaptation": FullFineTuning(("vision",))}, "trains the text tower"),
         (TeCoA(), {"adaptation": FullFineTuning(("vision", "text"))}, "frozen text tower"),
+        (TeCoA(), {"attack": PGD(step_size=2)}, "did you mean 2/255"),
+        (TeCoA(), {"train_dataset": [1, 2]}, "got list"),
+        (TeCoA(), {"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "first epoch"),
+        (TeCoA(), {"eval_protocol": "nope"}, "unknown protocol 'nope'"),
     ],
 )
 def test_parts_that_do_not_go_together(make: Any, objective: Any, changes: dict[str, Any], message: str) -> None:
