@@ -17,6 +17,7 @@ from robust_clip.evaluation import (
     require_writable,
 )
 from robust_clip.evaluation.processes import process_state
+from robust_clip.evaluation.records import percent
 from robust_clip.models import load_checkpoint, packaged_checkpoint
 
 
@@ -69,20 +70,14 @@ def format_table(rows: Sequence[Row]) -> str:
             row.threat_model or "-",
             str(row.n),
             str(row.skipped),
-            _percent(row.clean_accuracy, row.clean_interval),
-            _percent(row.robust_accuracy, row.robust_interval),
+            percent(row.clean_accuracy, row.clean_interval, missing="-", digits=2),
+            percent(row.robust_accuracy, row.robust_interval, missing="-", digits=2),
         )
         for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
     return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines])
-
-
-def _percent(accuracy: float | None, interval: Sequence[float] | None) -> str:
-    if accuracy is None or interval is None:
-        return "-"
-    return f"{100 * accuracy:.2f} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
 
 
 def _commas(text: str) -> list[str]:

@@ -152,6 +152,18 @@ class Row:
             raise ValueError(f"{path} is not a row of results ({error})") from error
 
 
+def percent(accuracy: float | None, interval: Sequence[float] | None, *, missing: str, digits: int = 1) -> str:
+    """An accuracy in % with its interval, as tables and cards write it; `missing` where nothing was measured.
+
+    >>> percent(0.5, (0.25, 0.75), missing="")
+    '50.0 [25.0, 75.0]'
+    """
+    if accuracy is None or interval is None:
+        return missing
+    value, low, high = (f"{100 * share:.{digits}f}" for share in (accuracy, *interval))
+    return f"{value} [{low}, {high}]"
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for library in LIBRARIES:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from robust_clip.threat_model import format_size
 
-from .records import Row
+from .records import Row, percent
 
 _BEGIN, _END = "<!-- rows:begin -->", "<!-- rows:end -->"
 
@@ -46,8 +46,10 @@ def markdown_table(rows: Iterable[Row]) -> str:
     lines = [_line(header), _line(["---"] * len(header))]
     for (dataset, model), found in sorted(cells.items()):
         first = next(iter(found.values()))
-        clean = _percent(first.clean_accuracy, first.clean_interval)
-        robust = [_percent(r.robust_accuracy, r.robust_interval) if (r := found.get(e)) else "" for e in epsilons]
+        clean = percent(first.clean_accuracy, first.clean_interval, missing="")
+        robust = [
+            percent(r.robust_accuracy, r.robust_interval, missing="") if (r := found.get(e)) else "" for e in epsilons
+        ]
         lines.append(_line([dataset, model, str(first.n), clean, *robust]))
     return "\n".join([*lines, "", f"{measures[0]}. In %, with 95 % Wilson intervals."])
 
@@ -90,9 +92,3 @@ def _epsilon(row: Row) -> float:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _percent(accuracy: float | None, interval: tuple[float, float] | None) -> str:
-    if accuracy is None or interval is None:
-        return ""
-    return f"{100 * accuracy:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from robust_clip.evaluation.records import Row
+from robust_clip.evaluation.records import Row, percent
 from robust_clip.paper import Paper
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -78,12 +78,6 @@ def _results(row: Row) -> list[EvalResult]:
 
 def _cells(row: Row) -> list[str]:
     protocol = f"{row.protocol['name']} v{row.protocol['version']}, {row.protocol['resolution']} grid, seed {row.seed}"
-    clean = _percent(row.clean_accuracy, row.clean_interval)
-    robust = _percent(row.robust_accuracy, row.robust_interval)
+    clean = percent(row.clean_accuracy, row.clean_interval, missing="not attacked")
+    robust = percent(row.robust_accuracy, row.robust_interval, missing="not attacked")
     return [row.dataset["name"], row.dataset["split"], str(row.n), protocol, row.threat_model or "none", clean, robust]
-
-
-def _percent(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None or interval is None:
-        return "not attacked"
-    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
