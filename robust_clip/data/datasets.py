@@ -1,18 +1,32 @@
-"""Data sets as rows of a table, and one loader for rows, Hub ids, parquet files and image folders."""
+"""Data sets as rows of a table: where each lives, what its parts are called, and what of that has been seen.
 
-import glob
-from collections.abc import Sequence
+Ids, splits and columns were read off the pages of the Hub. What could not be read is named in the row, and
+`robust-clip datasets check NAME` tries a row against the Hub itself.
+"""
+
 from dataclasses import dataclass
-from pathlib import Path
 
-import datasets
-import pyarrow.parquet
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from PIL import Image
+from .class_names import ClassNames
 
-from .digits import load_digits
-from .images import ImageDataset
+# The fifteen of ImageNet-C (https://huggingface.co/papers/1903.12261), without its four extra ones.
+CORRUPTIONS = (
+    "brightness",
+    "contrast",
+    "defocus_blur",
+    "elastic_transform",
+    "fog",
+    "frost",
+    "gaussian_noise",
+    "glass_blur",
+    "impulse_noise",
+    "jpeg_compression",
+    "motion_blur",
+    "pixelate",
+    "shot_noise",
+    "snow",
+    "zoom_blur",
+)
+SEVERITIES = ("1", "2", "3", "4", "5")
 
 
 @dataclass(frozen=True)
@@ -20,118 +34,189 @@ class DatasetRow:
     """Where a data set lives and what its columns are called.
 
     Attributes:
-        hub_id: Repository on the Hub, or `None` for a set that comes with an installed package.
-        test: Name of the split that papers evaluate on.
-        image: Image column.
-        label: Label column.
+        hub_id: Repository on the Hub, or `None` for a set that comes with an installed package. With `{corruption}`
+            and `{severity}` in it there is a repository for each, and a split is called `gaussian_noise/3`.
+        test: Name of the split that papers evaluate on; splits are joined with `+`.
+        image: Image column; `None` for the only one.
+        label: Label column; `None` for the only `ClassLabel`, or for captions.
+        captions: Column of captions, for retrieval.
+        names: Where class names come from and how they are cleaned.
         licence: As stated by the source.
+        unconfirmed: What of the row could not be read off the Hub; empty if all could.
     """
 
     hub_id: str | None
     test: str = "test"
-    image: str = "image"
-    label: str = "label"
+    image: str | None = "image"
+    label: str | None = "label"
+    captions: str | None = None
+    names: ClassNames = ClassNames()
     licence: str = "unknown"
+    unconfirmed: str = ""
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether the repository is laid out by CLIP_benchmark: `test/0.tar`, `test/nshards.txt`, `classnames.txt`."""
+        return self.hub_id is not None and "/wds_" in self.hub_id
+
+    def locate(self, split: str) -> tuple[str, str]:
+        """Repository and split there.
+
+        >>> DATASETS["food101"].locate("test")
+        ('ethz/food101', 'validation')
+        >>> DATASETS["imagenet_c"].locate("fog/5")
+        ('Tsomaros/ImageNet-C-fog-severity_5', 'validation')
+
+        Raises:
+            ValueError: If the set comes with a package, or the split of a corrupted set is not a corruption and a
+                severity.
+        """
+        if self.hub_id is None:
+            raise ValueError("The data set comes with an installed package, not from the Hub.")
+        if "{corruption}" not in self.hub_id:
+            return self.hub_id, self.test if split == "test" else split
+        corruption, _, severity = split.partition("/")
+        if corruption not in CORRUPTIONS or severity not in SEVERITIES:
+            raise ValueError(
+                f"No split {split!r}: here a split is a corruption and a severity from 1 to 5, such as "
+                f"gaussian_noise/3. Corruptions: {', '.join(CORRUPTIONS)}."
+            )
+        return self.hub_id.format(corruption=corruption, severity=severity), self.test
 
 
 DATASETS: dict[str, DatasetRow] = {
-    "cifar10": DatasetRow("uoft-cs/cifar10", image="img"),
-    "cifar100": DatasetRow("uoft-cs/cifar100", image="img", label="fine_label"),
-    "digits": DatasetRow(None, licence="CC-BY-4.0"),
-    "dtd": DatasetRow("clip-benchmark/wds_vtab-dtd", image="webp", label="cls"),
-    "eurosat": DatasetRow("clip-benchmark/wds_vtab-eurosat", image="webp", label="cls", licence="MIT"),
-    "food101": DatasetRow("ethz/food101", test="validation"),
-    "gtsrb": DatasetRow("clip-benchmark/wds_gtsrb", image="webp", label="cls"),
-    "imagenet": DatasetRow("clip-benchmark/wds_imagenet1k", image="jpg", label="cls", licence="non-commercial"),
-    "mnist": DatasetRow("ylecun/mnist", licence="MIT"),
-    "stl10": DatasetRow("clip-benchmark/wds_stl10", image="webp", label="cls"),
-    "tiny_imagenet": DatasetRow("zh-plus/tiny-imagenet", test="valid", licence="non-commercial"),
+    # CLIP_benchmark's test part of 6,085 images and 102 classes; the TeCoA family takes all images of 101 classes.
+    "caltech101": DatasetRow(
+        "clip-benchmark/wds_vtab-caltech101", image="webp", label="cls", names=ClassNames(102), licence="CC-BY-4.0"
+    ),
+    # All 30,607 images, as papers take them: the source's parts are its own.
+    "caltech256": DatasetRow(
+        "ilee0022/Caltech-256",
+        test="train+test+validation",
+        names=ClassNames(257, column="text", cleaned=True),
+        licence="CC-BY-4.0",
+        unconfirmed="that column text holds the class name",
+    ),
+    "cifar10": DatasetRow("uoft-cs/cifar10", image="img", names=ClassNames(10, cleaned=True)),
+    "cifar100": DatasetRow("uoft-cs/cifar100", image="img", label="fine_label", names=ClassNames(100, cleaned=True)),
+    "coco": DatasetRow(
+        "clip-benchmark/wds_mscoco_captions",
+        image=None,
+        label=None,
+        captions="txt",
+        licence="captions CC-BY-4.0, images as on Flickr",
+        unconfirmed="columns",
+    ),
+    "country211": DatasetRow("clip-benchmark/wds_country211", image="jpg", label="cls", names=ClassNames(211)),
+    "digits": DatasetRow(None, licence="CC-BY-4.0", names=ClassNames(10)),
+    "dtd": DatasetRow(
+        "clip-benchmark/wds_vtab-dtd", image=None, label="cls", names=ClassNames(47), unconfirmed="repository, columns"
+    ),
+    # CLIP_benchmark's test part of 5,400 images; the TeCoA family takes all 27,000.
+    "eurosat": DatasetRow(
+        "clip-benchmark/wds_vtab-eurosat", image="webp", label="cls", names=ClassNames(10), licence="MIT"
+    ),
+    "fgvc_aircraft": DatasetRow(
+        "clip-benchmark/wds_fgvc_aircraft",
+        image=None,
+        label="cls",
+        names=ClassNames(100),
+        licence="non-commercial",
+        unconfirmed="columns",
+    ),
+    "flickr30k": DatasetRow(
+        "clip-benchmark/wds_flickr30k",
+        image=None,
+        label=None,
+        captions="txt",
+        licence="non-commercial",
+        unconfirmed="columns",
+    ),
+    "flickr8k": DatasetRow(
+        "clip-benchmark/wds_flickr8k",
+        image=None,
+        label=None,
+        captions="txt",
+        licence="non-commercial",
+        unconfirmed="columns",
+    ),
+    "flowers102": DatasetRow(
+        "clip-benchmark/wds_vtab-flowers",
+        image=None,
+        label="cls",
+        names=ClassNames(102),
+        unconfirmed="repository, columns",
+    ),
+    "food101": DatasetRow("ethz/food101", test="validation", names=ClassNames(101, cleaned=True)),
+    "gtsrb": DatasetRow("clip-benchmark/wds_gtsrb", image="webp", label="cls", names=ClassNames(43)),
+    # The validation set of 50,000 images, which is what everyone tests on.
+    "imagenet": DatasetRow(
+        "clip-benchmark/wds_imagenet1k", image="jpg", label="cls", names=ClassNames(1000), licence="non-commercial"
+    ),
+    "imagenet_a": DatasetRow(
+        "clip-benchmark/wds_imagenet-a",
+        image=None,
+        label="cls",
+        names=ClassNames(200),
+        licence="MIT",
+        unconfirmed="columns",
+    ),
+    # Its classes go by WordNet ids, in the order of ImageNet's labels.
+    "imagenet_c": DatasetRow(
+        "Tsomaros/ImageNet-C-{corruption}-severity_{severity}",
+        test="validation",
+        names=ClassNames(1000, repository="clip-benchmark/wds_imagenet1k"),
+        licence="CC-BY-4.0",
+        unconfirmed="that there is a repository for all 75 (fog, gaussian_noise, pixelate, zoom_blur were seen)",
+    ),
+    "imagenet_r": DatasetRow(
+        "clip-benchmark/wds_imagenet-r", image="jpg", label="cls", names=ClassNames(200), licence="MIT"
+    ),
+    "imagenet_sketch": DatasetRow(
+        "clip-benchmark/wds_imagenet_sketch", image="jpg", label="cls", names=ClassNames(1000)
+    ),
+    "imagenet_v2": DatasetRow(
+        "clip-benchmark/wds_imagenetv2", image="webp", label="cls", names=ClassNames(1000), licence="MIT"
+    ),
+    "mnist": DatasetRow("ylecun/mnist", names=ClassNames(10), licence="MIT"),
+    "oxford_pets": DatasetRow(
+        "clip-benchmark/wds_vtab-pets", image="webp", label="cls", names=ClassNames(37), licence="CC-BY-SA-4.0"
+    ),
+    "pcam": DatasetRow(
+        "clip-benchmark/wds_vtab-pcam",
+        image=None,
+        label="cls",
+        names=ClassNames(2),
+        licence="CC0-1.0",
+        unconfirmed="columns",
+    ),
+    # The same images under the two sentences of the TeCoA family, whose first begins "Tthis" there.
+    "pcam_sentences": DatasetRow(
+        "clip-benchmark/wds_vtab-pcam",
+        image=None,
+        label="cls",
+        names=ClassNames(
+            2,
+            listed=(
+                "This is a photo of healthy lymph node tissue.",
+                "This is a photo of lymph node tumor tissue.",
+            ),
+        ),
+        licence="CC0-1.0",
+        unconfirmed="columns",
+    ),
+    "stanford_cars": DatasetRow("clip-benchmark/wds_cars", image="jpg", label="cls", names=ClassNames(196)),
+    "stl10": DatasetRow(
+        "clip-benchmark/wds_stl10", image=None, label="cls", names=ClassNames(10), unconfirmed="columns"
+    ),
+    # All 108,754 images: the set has no parts of its own.
+    "sun397": DatasetRow("clip-benchmark/wds_sun397", image="webp", label="cls", names=ClassNames(397)),
+    "svhn": DatasetRow("clip-benchmark/wds_vtab-svhn", image="webp", label="cls", names=ClassNames(10)),
+    # Classes go by WordNet ids there; the names are WordNet's first for each.
+    "tiny_imagenet": DatasetRow(
+        "zh-plus/tiny-imagenet",
+        test="valid",
+        names=ClassNames(200, wordnet="tiny_imagenet_names.txt", cleaned=True),
+        licence="non-commercial",
+    ),
 }
-
-# What a folder of image folders may call its splits.
-_SPLITS = ("train", "test", "val", "valid", "validation")
-
-
-def load_image_dataset(
-    name_or_path: str,
-    split: str = "test",
-    *,
-    root: str | None = None,
-    class_names: Sequence[str] | None = None,
-    templates: Sequence[str] | None = None,
-) -> ImageDataset:
-    """Loads a data set by row name, Hub id, parquet file, folder of `{split}.parquet`, or image folder.
-
-    Args:
-        name_or_path: `cifar10`, `uoft-cs/cifar10`, `data/cifar10`, `photos/` or `photos.parquet`.
-        split: `train`, `test`, or the source's own split name.
-        root: A folder whose sub-folder `name_or_path`, where there is one, is used in place of the Hub.
-        class_names: Names in label order, in place of the source's.
-        templates: Templates in place of the papers'.
-
-    Raises:
-        ValueError: If nothing goes by that name (the known ones are listed) or the split does not exist.
-    """
-    local = next((p.absolute() for p in (Path(root or ".") / name_or_path, Path(name_or_path)) if p.exists()), None)
-    name = next((known for known, row in DATASETS.items() if row.hub_id == name_or_path), name_or_path)
-    row = DATASETS.get(name)
-    columns: dict[str, str | None] = {}
-    if local:
-        name = local.stem if local.is_file() else local.name
-        rows, found_names = _load_local(local, split)
-    elif name == "digits":
-        rows, found_names = load_digits(split), None
-    elif row and row.hub_id:
-        rows, found_names = _load_hub(row.hub_id, row.test if split == "test" else split)
-        columns = {"image_column": row.image, "label_column": row.label}
-    elif name.count("/") == 1 and name[0] not in "./~":
-        rows, found_names = _load_hub(name, split)
-    else:
-        known = ", ".join(sorted(DATASETS))
-        raise ValueError(f"No data set {name_or_path!r}: not a path, not a Hub id (owner/name), not one of {known}.")
-    class_names = class_names if class_names is not None else found_names
-    return ImageDataset(rows, name=name, split=split, class_names=class_names, templates=templates, **columns)
-
-
-def _load_local(path: Path, split: str) -> tuple[datasets.Dataset, list[str] | None]:
-    file = path if path.is_file() else path / f"{split}.parquet"
-    names = file.parent / "classnames.txt"
-    class_names = names.read_text().splitlines() if names.exists() else None
-    if file.exists():
-        try:
-            if pyarrow.parquet.read_metadata(file).num_rows == 0:
-                raise ValueError(f"{file} is empty.")
-            return datasets.Dataset.from_parquet(str(file)), class_names
-        except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
-            raise ValueError(f"{file} is not a readable parquet file: {error.__cause__ or error}") from error
-    folders = [name for name in {split, *_SPLITS} if _holds_folders(path / name)]
-    if split not in folders and (splits := {*folders, *(found.stem for found in path.glob("*.parquet"))}):
-        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(sorted(splits))}.")
-    folder = path / split if folders else path
-    if not _holds_folders(folder):
-        raise ValueError(f"{path} holds neither {split}.parquet nor one folder of images per class.")
-    if not any(file.suffix.lower() in Image.registered_extensions() for file in folder.rglob("*")):
-        raise ValueError(f"The class folders in {folder} hold no images.")
-    # Given a folder, `datasets` would sort files into splits by words such as "test" in their names.
-    files = f"{glob.escape(str(folder))}/**"
-    rows = datasets.load_dataset("imagefolder", data_files=files, split="train", drop_labels=False)
-    return rows, class_names
-
-
-def _holds_folders(path: Path) -> bool:
-    return path.is_dir() and any(child.is_dir() for child in path.iterdir())
-
-
-def _load_hub(repository: str, split: str) -> tuple[datasets.Dataset, list[str] | None]:
-    try:
-        rows = datasets.load_dataset(repository, split=split)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise ValueError(
-            f"The data set {repository!r} cannot be reached on the Hub ({error}). Check the name and the network, or "
-            "give the path of a local copy."
-        ) from error
-    try:
-        file = hf_hub_download(repository, "classnames.txt", repo_type="dataset")
-    except (EntryNotFoundError, LocalEntryNotFoundError):
-        return rows, None
-    return rows, Path(file).read_text().splitlines()

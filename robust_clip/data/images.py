@@ -9,6 +9,8 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
+from .captions import CAPTION_COLUMNS, read_captions
+from .class_names import is_wordnet_id
 from .prompts import templates_for
 from .revision import rows_revision
 
@@ -21,7 +23,7 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
 
     Args:
         rows: A `datasets.Dataset` with an image column, and a column of labels (`ClassLabel` or integers) or of
-            captions (named `text` or `caption`), or both.
+            captions (text, or a list of texts for each image), or both.
         name: What records and error messages call it.
         split: The split that `rows` is.
         class_names: Names in label order; by default those of the `ClassLabel` feature.
@@ -29,10 +31,16 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
         image_column: By default the only column of type `Image`, or the one called `image`.
         label_column: By default the only `ClassLabel` column, or the one called `label`; none where there are captions
             and no `ClassLabel`.
+        text_column: Column of captions; by default the first of `text`, `caption`, `captions` and `txt`. In `txt`,
+            each line is a caption.
+
+    Attributes:
+        captions: For each image the tuple of its captions; `None` without a column of captions.
 
     Raises:
-        ValueError: If the split is empty, a column cannot be found, a class name is not a string or a template has
-            no `{}`, or a label is not an integer or lies beyond the class names.
+        ValueError: If the split is empty, a column cannot be found, an image has no caption or an empty one, a class
+            name is not a string or a WordNet id, a template has no `{}`, or a label is not an integer or lies beyond
+            the class names.
     """
 
     def __init__(
@@ -45,17 +53,19 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
         templates: Sequence[str] | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
+        text_column: str | None = None,
     ) -> None:
         if len(rows) == 0:
             raise ValueError(f"{name}: the split {split!r} is empty.")
         self.name, self.split, self.epoch = name, split, 0
-        self.text_column = next((column for column in ("text", "caption") if column in rows.column_names), None)
+        self.text_column = text_column or next((c for c in CAPTION_COLUMNS if c in rows.column_names), None)
         self.image_column = image_column or _only_column(rows, datasets.Image, name, "image")
         self.label_column = label_column or _label_column(rows, name, has_captions=self.text_column is not None)
-        for column in (self.image_column, self.label_column):
+        for column in (self.image_column, self.label_column, self.text_column):
             if column not in (None, *rows.column_names):
                 raise ValueError(f"{name} has no column {column!r}; its columns are {rows.column_names}.")
         self.rows = rows.cast_column(self.image_column, datasets.Image(decode=False))
+        self.captions = read_captions(rows, self.text_column, f"{name}/{split}") if self.text_column else None
         self.class_names = self._class_names(class_names) if self.label_column else None
         self.templates = _checked_templates(name, templates or templates_for(name))
         self.labels = self._checked_labels()
@@ -74,8 +84,8 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
         example = {"image": row[self.image_column], "index": int(index), "source": source}
         example |= {"epoch": self.epoch, "may_flip": self.name not in _HANDED}
         example["label"] = -1 if self.labels is None else int(self.labels[index])
-        if self.text_column:
-            example["captions"] = (row[self.text_column],)
+        if self.captions:
+            example["captions"] = self.captions[index]
         elif self.class_names:
             example["captions"] = tuple(t.replace("{}", self.class_names[example["label"]]) for t in self.templates)
         return example
@@ -110,7 +120,11 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
         rows = self.rows.select(kept).remove_columns([self.label_column])
         labels = [new_label[int(label)] for label in self.labels[kept]]
         rows = rows.add_column(self.label_column, labels, feature=datasets.ClassLabel(names=list(names)))
-        columns = {"image_column": self.image_column, "label_column": self.label_column}
+        columns = {
+            "image_column": self.image_column,
+            "label_column": self.label_column,
+            "text_column": self.text_column,
+        }
         return ImageDataset(rows, name=self.name, split=self.split, templates=self.templates, **columns)
 
     def _class_names(self, given: Sequence[str] | None) -> list[str]:
@@ -123,6 +137,11 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
         for name in names:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"{self.name}: class names must be non-empty strings, got {name!r}; quote it.")
+            if is_wordnet_id(name):
+                raise ValueError(
+                    f"{self.name}: the class name {name!r} is a WordNet id, which says nothing to a text tower; put a "
+                    "classnames.txt with one name a line, in label order, beside the data, or pass class_names."
+                )
         return [name.replace("_", " ") for name in names]
 
     def _checked_labels(self) -> np.ndarray[Any, Any] | None:

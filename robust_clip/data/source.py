@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .collator import Augmentation, PixelCollator
-from .datasets import load_image_dataset
 from .images import ImageDataset
+from .loading import load_image_dataset
 from .mixture import Mixture
 from .prompts import templates_for
 
@@ -20,7 +20,7 @@ class DataSource:
         root: Folder looked into before the Hub.
         split: Which split.
         classes: Names of the classes to keep, or a range of labels such as `"0:7"` or `"7:"`; all by default.
-        templates: `single` (the papers' template of the data set), `ensemble`, or a list of templates.
+        templates: `single` (the papers' template of the data set), `ensemble`, `clip`, or a list of templates.
         resolution: Grid of the perturbation: `native` or `model`, as `PixelCollator`.
         on_bad_image: `raise` or `skip`.
         augmentation: Fields of `Augmentation`, or nothing.

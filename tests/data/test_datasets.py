@@ -1,162 +1,120 @@
-"""Finding a data set by row name, Hub id, parquet file or folder; nothing here touches a network."""
+"""Every row of the table against a folder laid out as its repository is; the suites name rows."""
 
-import time
-
-import datasets
 import pytest
 
-from robust_clip.data import DATASETS, load_image_dataset
-from tests.conftest import coloured_rows
-from tests.data.conftest import picture
+from robust_clip.data import DATASETS, SUITES, PixelCollator, load_image_dataset
+from robust_clip.data.datasets import CORRUPTIONS
+from tests.data.mirror import CAPTIONS, build, labels_of
+
+ON_HUB = [name for name, row in DATASETS.items() if row.hub_id]
+RETRIEVAL = ["coco", "flickr30k", "flickr8k"]
 
 
-def image_folder(root, layout):
-    """Writes one image for each path in `layout`."""
-    for seed, path in enumerate(layout):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        picture(seed=seed).save(root / path)
-    return root
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory):
+    """A folder that stands in for the Hub."""
+    root = tmp_path_factory.mktemp("hub")
+    for name in ON_HUB:
+        build(name, root)
+    return str(root)
 
 
-def test_a_folder_of_parquet_files_has_splits(coloured_folder):
-    train, test = (load_image_dataset(str(coloured_folder), split) for split in ("train", "test"))
-    assert (len(train), len(test)) == (48, 24)
-    assert (test.name, test.split) == (coloured_folder.name, "test")
-    assert test.class_names == ["red", "green", "blue"]
-    with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
-        load_image_dataset(str(coloured_folder), "validation")
+def split_of(name):
+    return "fog/5" if name == "imagenet_c" else "test"
 
 
-def test_a_parquet_file_is_taken_as_it_is(tmp_path):
-    coloured_rows(6).to_parquet(tmp_path / "photos.parquet")
-    dataset = load_image_dataset(str(tmp_path / "photos.parquet"))
-    assert (dataset.name, len(dataset)) == ("photos", 6)
+@pytest.mark.parametrize("name", [name for name in ON_HUB if name not in (*RETRIEVAL, "caltech256")])
+def test_a_row_reads_the_test_split_of_its_repository(mirror, name):
+    dataset = load_image_dataset(name, split_of(name), root=mirror)
+    count = DATASETS[name].names.count
+    assert (dataset.name, dataset.split, len(dataset)) == (name, split_of(name), 3)
+    assert list(dataset.labels) == labels_of(count, "test")
+    assert len(dataset.class_names) == count
+    assert dataset.captions is None
+    pixels = PixelCollator(16)([dataset[row] for row in range(3)])["pixels"]
+    assert pixels.shape == (3, 3, 16, 16)
 
 
-def test_a_parquet_file_that_was_replaced_is_read_anew(tmp_path):
-    file = tmp_path / "photos.parquet"
-    for n in (6, 9):
-        coloured_rows(n).to_parquet(file)
-        assert len(load_image_dataset(str(file))) == n
+@pytest.mark.parametrize("name", RETRIEVAL)
+def test_a_captioned_row_has_several_captions_an_image(mirror, name):
+    dataset = load_image_dataset(name, root=mirror)
+    assert dataset.class_names is None
+    assert dataset.captions == (tuple(CAPTIONS),) * 3
+    assert (dataset[1]["label"], dataset[1]["captions"]) == (-1, tuple(CAPTIONS))
+    assert dataset[1]["image"]["bytes"][:2] == b"\xff\xd8"
 
 
-def test_root_is_looked_into_before_the_hub(tmp_path, monkeypatch):
-    (tmp_path / "mnist").mkdir()
-    coloured_rows(6).to_parquet(tmp_path / "mnist" / "test.parquet")
-    dataset = load_image_dataset("mnist", root=str(tmp_path))
-    assert (dataset.name, len(dataset)) == ("mnist", 6)
-    assert dataset.templates == ('a photo of the number: "{}".',)
-    monkeypatch.chdir(tmp_path / "mnist")
-    assert load_image_dataset(".").name == "mnist"
+@pytest.mark.parametrize("name", [name for name in ON_HUB if name not in ("caltech256", "imagenet_c")])
+def test_a_row_can_be_loaded_in_part(mirror, name):
+    part, whole = (load_image_dataset(name, root=mirror, first=first) for first in (2, None))
+    assert (part.split, len(part)) == ("test[:2]", 2)
+    assert part.class_names == whole.class_names
+    for row in range(2):
+        assert part[row]["image"]["bytes"] == whole[row]["image"]["bytes"]
+        assert (part[row]["label"], part[row].get("captions")) == (whole[row]["label"], whole[row].get("captions"))
 
 
-def test_class_names_come_from_the_caller_else_from_a_file_else_from_the_labels(tmp_path):
-    coloured_rows(6).to_parquet(tmp_path / "test.parquet")
-    assert load_image_dataset(str(tmp_path)).class_names == ["red", "green", "blue"]
-    (tmp_path / "classnames.txt").write_text("rouge\nvert\nbleu\n")
-    assert load_image_dataset(str(tmp_path)).class_names == ["rouge", "vert", "bleu"]
-    assert load_image_dataset(str(tmp_path / "test.parquet")).class_names == ["rouge", "vert", "bleu"]
-    assert load_image_dataset(str(tmp_path), class_names=["r", "g", "b"]).class_names == ["r", "g", "b"]
-    (tmp_path / "classnames.txt").write_text("rouge\nvert\n")
-    with pytest.raises(ValueError, match="row 2: label 2 lies outside the 2 class names"):
-        load_image_dataset(str(tmp_path))
+@pytest.mark.parametrize("name", ["cifar100", "food101", "eurosat", "tiny_imagenet"])
+def test_other_splits_go_by_their_own_names(mirror, name):
+    dataset = load_image_dataset(name, "train", root=mirror)
+    assert list(dataset.labels) == labels_of(DATASETS[name].names.count, "train")
+    source = DATASETS[name].test
+    with pytest.raises(ValueError, match=rf"has no split 'dev'; it has (train, {source}|{source}, train)"):
+        load_image_dataset(name, "dev", root=mirror)
 
 
-def test_templates_come_from_the_caller_else_from_the_papers(coloured_folder):
-    assert load_image_dataset(str(coloured_folder)).templates == ("This is a photo of a {}",)
-    assert load_image_dataset(str(coloured_folder), templates=["a {}"]).templates == ("a {}",)
+def test_caltech256_is_all_its_parts_and_names_are_read_off_a_column(mirror):
+    dataset = load_image_dataset("caltech256", root=mirror)
+    assert len(dataset) == 257 + 3 + 3
+    assert dataset.class_names[:2] == ["some thing a0", "some thing b1"]
+    assert dataset.captions is None
+    assert dataset[0]["captions"] == ("A photo of a some thing a0.",)
+    with pytest.raises(ValueError, match="caltech256: .* cannot be loaded in part"):
+        load_image_dataset("caltech256", root=mirror, first=2)
+    with pytest.raises(ValueError, match="each label from 0 up must come with one name"):
+        load_image_dataset("caltech256", "validation", root=mirror)
+    assert len(load_image_dataset("caltech256", "validation", root=mirror, class_names=["a"] * 257)) == 3
 
 
-def test_a_folder_of_image_folders_has_a_class_for_each(tmp_path):
-    """Names that look like splits, a class that is called `train`, and other files change nothing."""
-    layout = ["cat/1.png", "cat/my_test_2.png", "cat/train-3.jpg", "dog/1.png", "train/express.webp"]
-    folder = image_folder(tmp_path / "my [best] photos", layout)
-    (folder / "dog" / "notes.txt").write_text("good dog")
-    dataset = load_image_dataset(str(folder))
-    assert dataset.class_names == ["cat", "dog", "train"]
-    assert [dataset[row]["label"] for row in range(len(dataset))] == [0, 0, 0, 1, 2]
+def test_tiny_imagenet_has_words_for_its_wordnet_ids(mirror):
+    names = load_image_dataset("tiny_imagenet", root=mirror).class_names
+    assert [names[0], names[31], names[199]] == ["goldfish", "persian cat", "acorn"]
+    assert len(set(names)) == 200
 
 
-def test_one_class_is_a_class(tmp_path):
-    dataset = load_image_dataset(str(image_folder(tmp_path, ["cat/1.png", "cat/2.png"])))
-    assert (dataset.class_names, len(dataset)) == (["cat"], 2)
+def test_imagenet_c_is_named_as_imagenet_is(mirror):
+    assert load_image_dataset("imagenet_c", "fog/5", root=mirror).class_names[41] == "Thing-41 x"
+    for split in ("test", "fog", "fog/6", "rain/1"):
+        with pytest.raises(ValueError, match="a corruption and a severity from 1 to 5") as error:
+            load_image_dataset("imagenet_c", split, root=mirror)
+        assert all(corruption in str(error.value) for corruption in CORRUPTIONS)
+    with pytest.raises(ValueError, match="ImageNet-C-snow-severity_1' cannot be reached on the Hub"):
+        load_image_dataset("imagenet_c", "snow/1", root=mirror)
 
 
-def test_image_folders_may_have_splits(tmp_path):
-    """A split that is not there is never replaced by another: that would test on training images."""
-    image_folder(tmp_path, ["train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png", "val/dog/5.png"])
-    assert len(load_image_dataset(str(tmp_path), "val")) == 3
-    assert load_image_dataset(str(tmp_path), "train").class_names == ["cat", "dog"]
-    with pytest.raises(ValueError, match="has no split 'test'; it has train, val"):
-        load_image_dataset(str(tmp_path), "test")
+def test_names_for_prompts_are_left_alone_and_others_cleaned(mirror):
+    """CLIP_benchmark's are written for prompts; `ClassLabel` names are identifiers."""
+    assert load_image_dataset("dtd", root=mirror).class_names[0] == "Thing-0 x"
+    assert load_image_dataset("food101", root=mirror).class_names[0] == "thing 0 x"
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds neither test\.parquet nor one folder of images per class"):
-        load_image_dataset(str(tmp_path))
+def test_pcam_may_have_the_papers_sentences(mirror):
+    dataset = load_image_dataset("pcam_sentences", root=mirror)
+    assert dataset[0]["captions"] == ("This is a photo of lymph node tumor tissue.",)
+    assert load_image_dataset("pcam", root=mirror)[0]["captions"] == ("this is a photo of Thing-1 x",)
 
 
-def test_class_folders_without_images_are_refused(tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-    (tmp_path / "train" / "dog" / "notes.txt").write_text("good dog")
-    with pytest.raises(ValueError, match=f"class folders in {tmp_path / 'train'} hold no images"):
-        load_image_dataset(str(tmp_path), "train")
+def test_suites_name_rows_with_classes():
+    assert {name: len(rows) for name, rows in SUITES.items()} == {
+        "zero_shot_13_fare": 13,
+        "zero_shot_15": 15,
+        "zero_shot_16": 16,
+    }
+    for rows in SUITES.values():
+        assert len(set(rows)) == len(rows)
+        assert all(DATASETS[name].names.count for name in rows)
 
 
-def test_a_file_that_is_not_parquet_is_refused(tmp_path):
-    (tmp_path / "test.parquet").write_text("not parquet")
-    with pytest.raises(ValueError, match=r"test\.parquet is not a readable parquet file"):
-        load_image_dataset(str(tmp_path))
-
-
-def test_an_empty_split_is_refused(tmp_path):
-    coloured_rows(3).select([]).to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(ValueError, match=r"test\.parquet is empty"):
-        load_image_dataset(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["cifar-10", "./photos", "/no/such/folder", "a/b/c", "photos.parquet"])
-def test_an_unknown_name_is_answered_with_the_known_ones(name):
-    with pytest.raises(ValueError, match="not a path, not a Hub id") as error:
-        load_image_dataset(name)
-    assert repr(name) in str(error.value)
-    assert all(known in str(error.value) for known in DATASETS)
-
-
-@pytest.mark.parametrize("name", ["cifar10", "uoft-cs/cifar10", "nobody/has-this"])
-def test_a_hub_id_that_cannot_be_reached_is_answered_at_once(name):
-    start = time.monotonic()
-    with pytest.raises(ValueError, match="cannot be reached on the Hub .* give the path of a local copy") as error:
-        load_image_dataset(name)
-    assert time.monotonic() - start < 5
-    assert ("uoft-cs/cifar10" if "cifar10" in name else name) in str(error.value)
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A Hub that gives CIFAR-100's columns for anything, and the list of what it was asked for."""
-    asked = []
-
-    def load_dataset(repository, split):
-        asked.append((repository, split))
-        rows = coloured_rows(6).rename_columns({"image": "img", "label": "fine_label"})
-        coarse = datasets.ClassLabel(names=["warm", "cold"])
-        return rows.add_column("coarse_label", [0, 1, 1, 0, 1, 1], feature=coarse)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
-
-
-@pytest.mark.parametrize("name", ["cifar100", "uoft-cs/cifar100"])
-def test_a_row_and_its_hub_id_are_the_same_data_set(hub, name):
-    dataset = load_image_dataset(name)
-    assert (dataset.name, dataset.class_names) == ("cifar100", ["red", "green", "blue"])
-    assert hub == [("uoft-cs/cifar100", "test")]
-
-
-def test_a_row_knows_what_its_source_calls_the_test_split(hub):
-    for split in ("test", "train"):
-        with pytest.raises(ValueError, match=r"tiny_imagenet has no column 'image'; its columns are \['img'"):
-            load_image_dataset("tiny_imagenet", split)
-    assert hub == [("zh-plus/tiny-imagenet", "valid"), ("zh-plus/tiny-imagenet", "train")]
+def test_a_set_that_comes_with_a_package_is_nowhere_on_the_hub():
+    with pytest.raises(ValueError, match="comes with an installed package"):
+        DATASETS["digits"].locate("test")

@@ -26,6 +26,7 @@ def test_one_data_set_with_the_papers_template(root):
     [
         ("single", 1, "This is a photo of a {}"),
         ("ensemble", 6, "This is a photo of a {}"),
+        ("clip", 6, "This is a photo of a {}"),
         (["a {}", "{}"], 2, "a {}"),
     ],
 )
