@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -28,6 +28,10 @@ class Problem:
         threat_model: Ball and box that hold the result.
         generators: One CPU generator per sample.
         positions: `(B,)`, where each sample stands in the caller's batch.
+        batch_size: Most samples in one forward pass. A search may work on more at once: since a batch is made up anew
+            of those that still stand at every step, batches stay full while samples leave.
+        eot_samples: Forward and backward passes that a gradient is the mean of, above 1 for a model that draws lots
+            (expectation over transformation, https://huggingface.co/papers/1707.07397).
     """
 
     forward: Forward
@@ -36,30 +40,59 @@ class Problem:
     threat_model: ThreatModel
     generators: Sequence[torch.Generator]
     positions: Tensor
+    batch_size: int | None = None
+    eot_samples: int = 1
 
     def __getitem__(self, kept: Tensor) -> "Problem":
         """The same problem for the samples at the positions `kept`, a long tensor."""
         generators = [self.generators[position] for position in kept.tolist()]
         pixels, loss, positions = self.pixels[kept], self.loss[kept], self.positions[kept]
-        return Problem(self.forward, pixels, loss, self.threat_model, generators, positions)
+        return replace(self, pixels=pixels, loss=loss, generators=generators, positions=positions)
+
+    def batches(self) -> tuple[Tensor, ...]:
+        """Positions of all samples, at most `batch_size` at once."""
+        positions = torch.arange(len(self.pixels), device=self.pixels.device)
+        return positions.split(self.batch_size or max(1, len(positions)))
 
     def start(self, random: bool) -> Tensor:
         """First iterate, `(B, 3, H, W)`: a random point of the threat model, or the clean images."""
         return self.threat_model.random_start(self.pixels, self.generators) if random else self.pixels.clone()
 
     def gradient(self, adversarial: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As `input_gradient`, for a search at its `step`, which errors name.
+        """As `input_gradient`, in batches and as a mean over `eot_samples`, for a search at its `step`.
 
         Raises:
-            FloatingPointError: If the loss or the gradient of a sample is not finite.
+            FloatingPointError: If the loss or the gradient of a sample is not finite; the step is named.
         """
-        gradient, outputs, losses = input_gradient(self.forward, adversarial, self.loss)
+        parts = [self._mean_gradient(adversarial[rows], self.loss[rows]) for rows in self.batches()]
+        gradient, outputs, losses = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         finite = gradient.flatten(1).isfinite().all(dim=1) & losses.isfinite()
         if not finite.all():
             raise FloatingPointError(
                 f"the loss or its gradient is not finite at step {step} for the samples at positions "
                 f"{self.positions[~finite].tolist()} of the batch; look at the model's outputs there, in float32"
             )
+        return gradient, outputs, losses
+
+    def outputs(self, adversarial: Tensor) -> Tensor:
+        """What `forward` gives for all samples, without gradient, in batches; averaged over `eot_samples`."""
+        with torch.no_grad():
+            draws = [
+                torch.cat([self.forward(adversarial[rows]) for rows in self.batches()])
+                for _ in range(self.eot_samples)
+            ]
+        return draws[0] if len(draws) == 1 else torch.stack(draws).mean(dim=0)
+
+    def judge(self, adversarial: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Losses `(B,)` by fresh forward passes, and whether each sample is fooled, or None for want of labels."""
+        outputs = self.outputs(adversarial)
+        return self.loss(outputs), self.loss.fooled(outputs)
+
+    def _mean_gradient(self, adversarial: Tensor, loss: AttackLoss) -> tuple[Tensor, Tensor, Tensor]:
+        draws = [input_gradient(self.forward, adversarial, loss) for _ in range(self.eot_samples)]
+        if len(draws) == 1:
+            return draws[0]
+        gradient, outputs, losses = (torch.stack(parts).mean(dim=0) for parts in zip(*draws, strict=True))
         return gradient, outputs, losses
 
 
@@ -79,6 +112,9 @@ class Attack(ABC):
         loss: AttackLoss,
         threat_model: ThreatModel,
         generators: Sequence[torch.Generator],
+        *,
+        batch_size: int | None = None,
+        eot_samples: int = 1,
     ) -> Tensor:
         """Search the threat model for images of higher loss.
 
@@ -91,6 +127,9 @@ class Attack(ABC):
             loss: Climbed, one value per sample.
             threat_model: Ball and box that hold the result.
             generators: One CPU generator per sample, see `sample_generators`.
+            batch_size: Most samples in one forward pass; all at once by default. Handed more samples than that, an
+                attack refills its batches as samples fall.
+            eot_samples: Passes that each gradient is averaged over, for a model whose forward is random.
 
         Returns:
             Adversarial images of the shape, type and device of `pixels`, detached.
@@ -100,14 +139,22 @@ class Attack(ABC):
             FloatingPointError: If a loss or gradient is not finite.
         """
         _check_inputs(pixels, generators)
+        for name, count in (("batch_size", 1 if batch_size is None else batch_size), ("eot_samples", eot_samples)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         # Inference tensors cannot take part in a gradient: leave that mode, and clone the pixels out of it.
         with torch.inference_mode(False), torch.no_grad(), eval_mode(forward):
             clean = pixels.detach().clone()
             positions = torch.arange(len(clean), device=clean.device)
-            problem = Problem(forward, clean, loss, threat_model, generators, positions)
+            problem = Problem(forward, clean, loss, threat_model, generators, positions, batch_size, eot_samples)
             adversarial = self.search(problem)
             self._check_result(adversarial, clean, threat_model)
         return adversarial
+
+    @property
+    def short_name(self) -> str:
+        """What records call the search, such as `pgd`."""
+        return type(self).__name__.lower()
 
     @property
     @abstractmethod
@@ -158,22 +205,6 @@ def input_gradient(forward: Forward, adversarial: Tensor, loss: AttackLoss) -> t
     if gradient is None:
         raise ValueError("no gradient reaches the pixels: forward must be differentiable, without no_grad or detach")
     return gradient, outputs.detach(), losses.detach()
-
-
-def judge(forward: Forward, adversarial: Tensor, loss: AttackLoss) -> tuple[Tensor, Tensor | None]:
-    """Loss of images, and whether they fool the model, by a fresh forward pass in eval mode.
-
-    Args:
-        forward: Gives outputs `(B, ...)` of pixels.
-        adversarial: `(B, 3, H, W)`.
-        loss: Gives `(B,)` of the outputs.
-
-    Returns:
-        Losses `(B,)`, and `(B,)` booleans or None for a loss without labels.
-    """
-    with torch.no_grad(), eval_mode(forward):
-        outputs = forward(adversarial)
-        return loss(outputs), loss.fooled(outputs)
 
 
 @contextmanager

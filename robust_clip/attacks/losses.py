@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_TIE = 1e-12  # as AutoAttack keeps the ratio finite where the logits that it divides by are equal
+
 
 class AttackLoss(ABC):
     """A loss that an attack climbs, holding what it needs to know about each sample of the batch."""
@@ -42,6 +44,17 @@ class AttackLoss(ABC):
         """
         return None
 
+    def towards(self, targets: Tensor) -> "AttackLoss":
+        """The targeted form: what to climb so that each sample is taken for its target.
+
+        Args:
+            targets: `(B,)`, integer classes, other than the true ones.
+
+        Raises:
+            ValueError: If the loss has no targeted form.
+        """
+        raise ValueError(f"{type(self).__name__} has no targeted form; use dlr or cross_entropy")
+
 
 @dataclass(frozen=True, eq=False)
 class CrossEntropy(AttackLoss):
@@ -70,6 +83,36 @@ class CrossEntropy(AttackLoss):
     def fooled(self, outputs: Tensor) -> Tensor:
         """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
         return outputs.argmax(dim=1) != self.labels
+
+    def towards(self, targets: Tensor) -> "TargetedCrossEntropy":
+        """Minus the cross-entropy of `targets` `(B,)`."""
+        _check_targets(targets, self.labels)
+        return TargetedCrossEntropy(self.labels, targets)
+
+
+@dataclass(frozen=True, eq=False)
+class TargetedCrossEntropy(CrossEntropy):
+    """Minus the cross-entropy of a target class; a sample that is taken for any wrong class is fooled.
+
+    Args:
+        labels: `(B,)`, integer classes.
+        targets: `(B,)`, the class that each sample is driven to.
+
+    Example:
+        >>> loss = CrossEntropy(torch.tensor([0])).towards(torch.tensor([1]))
+        >>> round(loss(torch.tensor([[1.0, 0.0]])).item(), 4)
+        -1.3133
+    """
+
+    targets: Tensor
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Log-probability of the target from logits `(B, C)`, `(B,)`."""
+        return -functional.cross_entropy(outputs.float(), self.targets, reduction="none")
+
+    def __getitem__(self, kept: Tensor) -> Self:
+        """The same loss for the samples `kept`."""
+        return replace(self, labels=self.labels[kept], targets=self.targets[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,36 +152,95 @@ class Margin(AttackLoss):
 
 
 @dataclass(frozen=True, eq=False)
-class EmbeddingDistance(AttackLoss):
-    """Squared Euclidean distance from reference embeddings, the inner loss of FARE.
+class DLR(AttackLoss):
+    """Difference of logits ratio: `-(z_y - max_{j != y} z_j) / (z_(1) - z_(3))`, z_(k) being the k-th largest logit.
 
-    See https://huggingface.co/papers/2402.12336. Its gradient is zero where the outputs equal the reference, so an
-    attack on the model that gave the reference needs a random start.
+    https://huggingface.co/papers/2003.01690, Eq. 6. Neither a shift nor a positive scale of the logits changes it, so
+    that a small temperature cannot starve its gradient. It is above 0 where a sample is misclassified.
 
     Args:
-        reference: `(B, ...)`, embeddings of the clean images, usually the teacher's.
+        labels: `(B,)`, integer classes.
 
     Example:
-        >>> EmbeddingDistance(torch.zeros(1, 2))(torch.tensor([[3.0, 4.0]])).tolist()
-        [25.0]
+        >>> logits = torch.tensor([[4.0, 3.0, 1.0, 0.0]])
+        >>> DLR(torch.tensor([0]))(logits).item(), DLR(torch.tensor([0]))(10 * logits + 7).item()
+        (-0.3333333432674408, -0.3333333432674408)
     """
 
-    reference: Tensor
+    labels: Tensor
 
     def __call__(self, outputs: Tensor) -> Tensor:
-        """Squared distance of embeddings `(B, ...)`, `(B,)`."""
-        if outputs.shape != self.reference.shape:
-            shapes = f"{tuple(outputs.shape)} and {tuple(self.reference.shape)}"
-            raise ValueError(f"outputs and reference must have the same shape, got {shapes}")
-        return (outputs.float() - self.reference.float()).square().flatten(1).sum(dim=1)
+        """Ratio of logits `(B, C)`, `(B,)`; C is at least 3."""
+        if outputs.shape[1] < 3:
+            raise ValueError(
+                f"the DLR loss compares three logits, so it needs at least 3 classes, got {outputs.shape[1]}; "
+                "use cross_entropy"
+            )
+        logits, label = outputs.float(), self.labels.unsqueeze(1)
+        others = logits.scatter(1, label, -torch.inf).amax(dim=1)
+        first, _, third = logits.topk(3, dim=1).values.unbind(dim=1)
+        return (others - logits.gather(1, label).squeeze(1)) / (first - third + _TIE)
 
     def __getitem__(self, kept: Tensor) -> Self:
         """The same loss for the samples `kept`."""
-        return replace(self, reference=self.reference[kept])
+        return replace(self, labels=self.labels[kept])
+
+    def fooled(self, outputs: Tensor) -> Tensor:
+        """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
+        return outputs.argmax(dim=1) != self.labels
+
+    def towards(self, targets: Tensor) -> "TargetedDLR":
+        """The ratio with `targets` `(B,)` in place of the strongest wrong class."""
+        _check_targets(targets, self.labels)
+        return TargetedDLR(self.labels, targets)
+
+
+@dataclass(frozen=True, eq=False)
+class TargetedDLR(DLR):
+    """Targeted difference of logits ratio: `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)`.
+
+    https://huggingface.co/papers/2003.01690, Eq. 7. A sample that is taken for any wrong class is fooled.
+
+    Args:
+        labels: `(B,)`, integer classes.
+        targets: `(B,)`, the class t that each sample is driven to.
+
+    Example:
+        >>> DLR(torch.tensor([0])).towards(torch.tensor([2]))(torch.tensor([[4.0, 3.0, 1.0, 0.0]])).item()
+        -0.8571428656578064
+    """
+
+    targets: Tensor
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Ratio of logits `(B, C)`, `(B,)`; C is at least 4."""
+        if outputs.shape[1] < 4:
+            raise ValueError(
+                f"the targeted DLR loss compares four logits, so it needs at least 4 classes, got {outputs.shape[1]}; "
+                "use an untargeted loss, or cross_entropy with fewer targets than classes"
+            )
+        logits = outputs.float()
+        label, target = (logits.gather(1, index.unsqueeze(1)).squeeze(1) for index in (self.labels, self.targets))
+        first, _, third, fourth = logits.topk(4, dim=1).values.unbind(dim=1)
+        return (target - label) / (first - (third + fourth) / 2 + _TIE)
+
+    def __getitem__(self, kept: Tensor) -> Self:
+        """The same loss for the samples `kept`."""
+        return replace(self, labels=self.labels[kept], targets=self.targets[kept])
 
 
 LOSSES: dict[str, type[AttackLoss]] = {
     "cross_entropy": CrossEntropy,
     "margin": Margin,
-    "embedding_distance": EmbeddingDistance,
+    "dlr": DLR,
 }
+
+
+def _check_targets(targets: Tensor, labels: Tensor) -> None:
+    """Refuse targets that no attack could mean: not one for each sample, or the true class."""
+    if targets.shape != labels.shape:
+        shapes = f"{tuple(targets.shape)} for {tuple(labels.shape)}"
+        raise ValueError(f"targets must be one class for each label, got {shapes}")
+    if (targets == labels).any():
+        positions = (targets == labels).nonzero().flatten().tolist()
+        raise ValueError(f"a target must be another class than the label; they are the same at positions {positions}")

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robust_clip.attacks.base import Attack, Problem, judge
+from robust_clip.attacks.base import Attack, Problem
 from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel, parse_size
 
@@ -80,7 +80,7 @@ class PGD(Attack):
         for _ in range(self.restarts):
             attempt = problem[left]
             end = climb(attempt, self.steps, size, self.random_start, self.stop_when_fooled)
-            losses, fooled = judge(attempt.forward, end, attempt.loss)
+            losses, fooled = attempt.judge(end)
             score = losses if fooled is None else losses.masked_fill(fooled, math.inf)
             better = score > highest[left]
             best[left[better]], highest[left[better]] = end[better], score[better]

@@ -6,12 +6,12 @@ from torch import nn
 
 
 class LinearVictim(nn.Module):
-    """Two classes, `logits = <weight_c, pixels>`, computed in an order that does not depend on the batch."""
+    """Few classes, `logits = <weight_c, pixels>`, computed in an order that does not depend on the batch."""
 
-    def __init__(self, height, width):
+    def __init__(self, height, width, classes=2):
         super().__init__()
         generator = torch.Generator().manual_seed(5)
-        self.weight = nn.Parameter(torch.randn(2, 3, height, width, generator=generator))
+        self.weight = nn.Parameter(torch.randn(classes, 3, height, width, generator=generator))
 
     def forward(self, pixels):
         return (pixels.unsqueeze(1) * self.weight.to(pixels)).flatten(2).sum(dim=2)

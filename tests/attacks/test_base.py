@@ -12,8 +12,8 @@ from robust_clip.attacks import (
     CrossEntropy,
     EmbeddingDistance,
     Margin,
+    Problem,
     input_gradient,
-    judge,
     sample_generators,
 )
 from robust_clip.threat_model import ThreatModel
@@ -179,17 +179,55 @@ def test_functions_that_are_no_modules_can_be_attacked(linear_victim, images):
     assert torch.equal(run(functools.partial(victim), pixels), expected)
 
 
-def test_judge_is_a_fresh_forward_in_eval_mode(curved_victim, images):
+def problem_of(forward, pixels, loss, **how):
+    generators = sample_generators(0, range(len(pixels)))
+    return Problem(forward, pixels, loss, ThreatModel("linf", "4/255"), generators, torch.arange(len(pixels)), **how)
+
+
+def test_judging_is_a_fresh_forward(curved_victim, images):
     """Losses and verdicts of the outputs, without a graph; None where there are no labels."""
-    victim, pixels, labels = curved_victim(8, 8).train(), images(4), torch.arange(4) % 2
-    losses, fooled = judge(victim, pixels, CrossEntropy(labels))
-    assert victim.training
-    victim.eval()
+    victim, pixels, labels = curved_victim(8, 8).eval(), images(4), torch.arange(4) % 2
+    losses, fooled = problem_of(victim, pixels, CrossEntropy(labels)).judge(pixels)
     outputs = victim(pixels).detach()
     assert torch.equal(losses, CrossEntropy(labels)(outputs))
     assert torch.equal(fooled, outputs.argmax(dim=1) != labels)
     assert not losses.requires_grad
-    assert judge(victim, pixels, EmbeddingDistance(outputs))[1] is None
+    assert problem_of(victim, pixels, EmbeddingDistance(outputs)).judge(pixels)[1] is None
+
+
+def test_batches_are_made_up_of_those_that_are_left(curved_victim, images):
+    """Seven samples in batches of three; after three have left, four in batches of three."""
+    victim, pixels, labels = curved_victim(8, 8).eval(), images(7), torch.arange(7) % 2
+    sizes = []
+    victim.dropout.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    problem = problem_of(victim, pixels, CrossEntropy(labels), batch_size=3)
+    whole = problem_of(victim, pixels, CrossEntropy(labels)).gradient(pixels, 0)
+    sizes.clear()
+    for part, together in zip(problem.gradient(pixels, 0), whole, strict=True):
+        assert torch.equal(part, together)
+    few = torch.tensor([6, 0, 3, 2])
+    problem[few].outputs(pixels[few])
+    assert sizes == [3, 3, 1, 3, 1]
+
+
+def test_gradients_of_a_random_model_are_averaged(linear_victim, images):
+    class Noisy(linear_victim):
+        def forward(self, pixels):
+            return super().forward(pixels) * torch.rand(len(pixels), 1)
+
+    torch.manual_seed(0)
+    pixels, labels = images(2), torch.tensor([0, 1])
+    loss = Margin(labels, confidence=1e4)
+    expected, _, _ = input_gradient(linear_victim(8, 8), pixels, loss)
+    gradient, outputs, losses = problem_of(Noisy(8, 8), pixels, loss, eot_samples=2000).gradient(pixels, 0)
+    torch.testing.assert_close(gradient, expected / 2, rtol=0.1, atol=0.02)
+    assert outputs.shape == losses.shape + (2,)
+
+
+@pytest.mark.parametrize("how", [{"batch_size": 0}, {"eot_samples": 0}])
+def test_counts_are_checked(how, linear_victim, images):
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        PGD()(linear_victim(8, 8), images(1), CrossEntropy(torch.tensor([0])), ThreatModel("linf", 0.1), [None], **how)
 
 
 def test_generators_are_per_sample_and_seed():

@@ -1,11 +1,26 @@
 """What holds for every attack: a new one adds a row to `CONTRACT`."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
-from robust_clip.attacks import ATTACKS, FGSM, LOSSES, PGD, CrossEntropy, EmbeddingDistance, sample_generators
+from robust_clip.attacks import (
+    APGD,
+    ATTACKS,
+    FAB,
+    FGSM,
+    LOSSES,
+    PGD,
+    AttackRun,
+    AutoAttack,
+    CarliniWagner,
+    CrossEntropy,
+    EmbeddingDistance,
+    Square,
+    sample_generators,
+)
 from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel
 
@@ -17,11 +32,29 @@ CONTRACT = [
     PGD(steps=3, stop_when_fooled=True),
     PGD(steps=2, restarts=3),
     PGD(steps=2, restarts=3, stop_when_fooled=True),
+    APGD(steps=4),
+    APGD(steps=3, restarts=2),
+    APGD(steps=3, restarts=2, targets=1),
+    Square(queries=20),
+    Square(queries=6, restarts=2),
+    FAB(steps=3, targets=1, restarts=2),
+    FAB(steps=3, targets=None),
+    CarliniWagner(steps=3, binary_search_steps=2, initial_const=1.0),
+    AutoAttack(version="custom", runs=(AttackRun(APGD(steps=2)), AttackRun(Square(queries=5), "margin"))),
 ]
-THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5)]
+LINF, L2 = THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5)]
+NORMS = {CarliniWagner: (L2,)}
+PAIRS = [pair for pair in itertools.product(CONTRACT, THREATS) if pair[1] in NORMS.get(type(pair[0]), THREATS)]
 
-every_attack = pytest.mark.parametrize("attack", CONTRACT, ids=repr)
-every_threat = pytest.mark.parametrize("threat_model", THREATS, ids=str)
+every_attack = pytest.mark.parametrize(
+    ("attack", "threat_model"), [pair for pair in PAIRS if pair[1] is NORMS.get(type(pair[0]), THREATS)[0]], ids=repr
+)
+every_attack_and_threat = pytest.mark.parametrize(("attack", "threat_model"), PAIRS, ids=str)
+
+
+def needs_labels(attack):
+    """Whether a search makes no sense without classes."""
+    return isinstance(attack, AutoAttack | CarliniWagner | FAB) or bool(getattr(attack, "targets", None))
 
 
 def labels_of(pixels):
@@ -52,8 +85,7 @@ def test_the_table_holds_every_attack():
     assert all(isinstance(attack.paper, Paper) for attack in ATTACKS.values())
 
 
-@every_attack
-@every_threat
+@every_attack_and_threat
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (3, 5, 7), (8, 1, 9)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_result_is_an_image_of_the_threat_model(
@@ -76,7 +108,7 @@ def test_result_is_an_image_of_the_threat_model(
 
 @every_attack
 @pytest.mark.parametrize("entrance", ["module", "method"])
-def test_the_model_is_left_as_it_was(attack, entrance, curved_victim, images):
+def test_the_model_is_left_as_it_was(attack, threat_model, entrance, curved_victim, images):
     """Eval mode meanwhile, then every flag, gradient and buffer as before."""
     victim, pixels = curved_victim(8, 8).train(), images(3)
     victim.frozen.eval()
@@ -84,14 +116,14 @@ def test_the_model_is_left_as_it_was(attack, entrance, curved_victim, images):
     seen = []
     victim.dropout.register_forward_hook(lambda *_: seen.extend(part.training for part in victim.modules()))
     forward = victim if entrance == "module" else victim.encode
-    attack(forward, pixels, CrossEntropy(labels_of(pixels)), THREATS[0], sample_generators(0, range(3)))
+    attack(forward, pixels, CrossEntropy(labels_of(pixels)), threat_model, sample_generators(0, range(3)))
     assert_unchanged(victim, before)
     assert seen
     assert not any(seen)
 
 
 @every_attack
-def test_the_model_is_left_as_it_was_after_an_error(attack, curved_victim, images):
+def test_the_model_is_left_as_it_was_after_an_error(attack, threat_model, curved_victim, images):
     """A model that fails in the middle of the search gets its flags back too."""
     victim, pixels = curved_victim(8, 8).train(), images(3)
     victim.frozen.eval()
@@ -107,12 +139,11 @@ def test_the_model_is_left_as_it_was_after_an_error(attack, curved_victim, image
     victim.dropout.register_forward_pre_hook(fail)
     failing_call = 1 if isinstance(attack, FGSM) else 2
     with pytest.raises(RuntimeError, match="out of memory"):
-        attack(victim, pixels, CrossEntropy(labels_of(pixels)), THREATS[0], sample_generators(0, range(3)))
+        attack(victim, pixels, CrossEntropy(labels_of(pixels)), threat_model, sample_generators(0, range(3)))
     assert_unchanged(victim, before)
 
 
-@every_attack
-@every_threat
+@every_attack_and_threat
 def test_result_does_not_depend_on_the_batch(attack, threat_model, curved_victim, images):
     """Each sample alone, in pairs and in another order gives the same image, bit for bit."""
     victim, pixels = curved_victim(8, 8), images(8)
@@ -127,8 +158,7 @@ def test_result_does_not_depend_on_the_batch(attack, threat_model, curved_victim
         assert torch.equal(run(rows), together[torch.tensor(rows)])
 
 
-@every_attack
-@every_threat
+@every_attack_and_threat
 def test_epsilon_zero_gives_the_clean_images(attack, threat_model, curved_victim, images):
     """With nothing allowed, nothing changes, bit for bit."""
     pixels = images(3)
@@ -140,27 +170,56 @@ def test_epsilon_zero_gives_the_clean_images(attack, threat_model, curved_victim
 
 @every_attack
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_result_does_not_depend_on_the_gradient_mode(attack, mode, curved_victim, images):
+def test_result_does_not_depend_on_the_gradient_mode(attack, threat_model, mode, curved_victim, images):
     """Evaluation loops run under `no_grad` or `inference_mode`; the attack turns gradients on for itself."""
     victim, pixels = curved_victim(8, 8), images(3)
     loss = CrossEntropy(labels_of(pixels))
-    expected = attack(victim, pixels, loss, THREATS[0], sample_generators(0, range(3)))
+    expected = attack(victim, pixels, loss, threat_model, sample_generators(0, range(3)))
     with mode():
-        adversarial = attack(victim, pixels.clone(), loss, THREATS[0], sample_generators(0, range(3)))
+        adversarial = attack(victim, pixels.clone(), loss, threat_model, sample_generators(0, range(3)))
     assert torch.equal(adversarial, expected)
     assert not adversarial.is_inference()
 
 
+@every_attack_and_threat
+def test_samples_that_do_not_fit_one_batch_change_nothing(attack, threat_model, curved_victim, images):
+    """Batches are made up anew as samples fall, and no image depends on it."""
+    victim, pixels = curved_victim(8, 8), images(8)
+    loss = CrossEntropy(labels_of(pixels))
+    together, split = (
+        attack(victim, pixels, loss, threat_model, sample_generators(3, range(8)), batch_size=batch_size)
+        for batch_size in (None, 3)
+    )
+    assert torch.equal(together, split)
+
+
 @every_attack
 @pytest.mark.parametrize("loss_type", LOSSES.values())
-def test_the_loss_climbs(attack, loss_type, linear_victim, images):
-    """On a linear victim every search ends higher than it began."""
-    victim, pixels = linear_victim(8, 8), images(8)
+def test_the_loss_climbs(attack, threat_model, loss_type, linear_victim, images):
+    """On a linear victim every search ends higher than it began, or with another class."""
+    if getattr(attack, "targets", None) and isinstance(attack, APGD) and loss_type is LOSSES["margin"]:
+        pytest.skip("the margin loss has no targeted form")
+    victim, pixels = linear_victim(8, 8, classes=5), images(8)
     outputs = victim(pixels).detach()
-    if loss_type is EmbeddingDistance:  # has no labels to stop at, and no gradient where it is zero
-        attack = dataclasses.replace(attack, **{"stop_when_fooled": False} if isinstance(attack, PGD) else {})
-        loss = loss_type(outputs - 1)
-    else:
-        loss = loss_type(outputs.argmax(dim=1))
+    loss = loss_type(outputs.argmax(dim=1))
+    small = ThreatModel(threat_model.norm, "1/255" if threat_model is LINF else 0.1)
+    adversarial = attack(victim, pixels, loss, small, sample_generators(0, range(8)))
+    climbed = loss(victim(adversarial)) > loss(outputs)
+    assert (climbed | loss.fooled(victim(adversarial))).all()
+
+
+@pytest.mark.parametrize("attack", [attack for attack in CONTRACT if not needs_labels(attack)], ids=repr)
+def test_a_loss_without_labels_climbs(attack, linear_victim, images):
+    """Away from given embeddings; nothing can stop a search there before its end."""
+    victim, pixels = linear_victim(8, 8), images(8)
+    attack = dataclasses.replace(attack, **{"stop_when_fooled": False} if isinstance(attack, PGD) else {})
+    loss = EmbeddingDistance(victim(pixels).detach() - 1)  # where it is zero it has no gradient
     adversarial = attack(victim, pixels, loss, ThreatModel("linf", "1/255"), sample_generators(0, range(8)))
     assert (loss(victim(adversarial)) > loss(victim(pixels))).all()
+
+
+@pytest.mark.parametrize("attack", [attack for attack in CONTRACT if needs_labels(attack)], ids=repr)
+def test_a_loss_without_labels_is_refused(attack, linear_victim, images):
+    loss = EmbeddingDistance(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="loss with labels.* got EmbeddingDistance"):
+        attack(linear_victim(8, 8), images(1), loss, ThreatModel("l2", 0.1), sample_generators(0, [0]))

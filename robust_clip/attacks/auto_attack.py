@@ -1,0 +1,172 @@
+"""AutoAttack: a fixed ensemble, each attack on the samples that stood up to those before it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from robust_clip.attacks.apgd import APGD
+from robust_clip.attacks.base import Attack, Problem
+from robust_clip.attacks.fab import FAB
+from robust_clip.attacks.runs import AttackRun, Victim
+from robust_clip.attacks.square import Square
+from robust_clip.paper import Paper
+
+# Components as the authors' code sets them (version 0.1 of https://github.com/fra31/auto-attack). Nothing else should
+# be called AutoAttack without saying what it is made of.
+VERSIONS: dict[str, tuple[AttackRun, ...]] = {
+    "standard": (
+        AttackRun(APGD(), "cross_entropy"),
+        AttackRun(APGD(targets=9), "dlr"),
+        AttackRun(FAB(targets=9), "margin"),
+        AttackRun(Square(), "margin"),
+    ),
+    "standard_without_fab": (
+        AttackRun(APGD(), "cross_entropy"),
+        AttackRun(APGD(targets=9), "dlr"),
+        AttackRun(Square(), "margin"),
+    ),
+    "plus": (
+        AttackRun(APGD(restarts=5), "cross_entropy"),
+        AttackRun(APGD(restarts=5), "dlr"),
+        AttackRun(FAB(targets=None, restarts=5), "margin"),
+        AttackRun(Square(), "margin"),
+        AttackRun(APGD(targets=9), "dlr"),
+        AttackRun(FAB(targets=9), "margin"),
+    ),
+    "rand": (
+        AttackRun(APGD(), "cross_entropy", eot_samples=20),
+        AttackRun(APGD(), "dlr", eot_samples=20),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack(Attack):
+    """An ensemble of attacks that need no tuning, each run on the samples that still stand.
+
+    https://huggingface.co/papers/2003.01690, Section 6. `standard` is APGD on cross-entropy, targeted APGD on DLR,
+    targeted FAB and Square; `plus` adds untargeted DLR and FAB and restarts; `rand`, for random models, averages
+    gradients over 20 passes; `standard_without_fab` is `standard` for installations without the extra `autoattack`,
+    and is no AutoAttack as published. The losses are the components' own: of the loss that the ensemble is handed only
+    the labels are used. For few classes see `fit_to_classes`.
+
+    Args:
+        version: Key of `VERSIONS`, or `custom`.
+        runs: The components of `custom`, and of no other version.
+
+    Raises:
+        ValueError: If the version is unknown, `custom` has no components, or another version is given some.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        title="Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
+        arxiv_id="2003.01690",
+        bibtex="""@inproceedings{croce2020reliable,
+  title = {Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks},
+  author = {Croce, Francesco and Hein, Matthias},
+  booktitle = {International Conference on Machine Learning},
+  year = {2020},
+  eprint = {2003.01690},
+  archivePrefix = {arXiv}
+}""",
+    )
+
+    version: str = "standard"
+    runs: tuple[AttackRun, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check that the name and the components agree."""
+        known = [*VERSIONS, "custom"]
+        if self.version not in known:
+            raise ValueError(f"unknown version {self.version!r} of AutoAttack, known: {', '.join(known)}")
+        if (self.version == "custom") != bool(self.runs):
+            raise ValueError(f"runs are given for version custom and for no other, got {self.version!r}, {self.runs}")
+
+    @property
+    def components(self) -> tuple[AttackRun, ...]:
+        """The attacks in order, with the losses that they climb."""
+        return self.runs or VERSIONS[self.version]
+
+    @property
+    def gradient_passes(self) -> int:
+        """Those of all components."""
+        return sum(run.attack.gradient_passes * run.eot_samples for run in self.components)
+
+    def search(self, problem: Problem) -> Tensor:
+        """Run one component after the other.
+
+        Raises:
+            ValueError: If the loss has no labels.
+        """
+        labels = getattr(problem.loss, "labels", None)
+        if labels is None:
+            raise ValueError(f"AutoAttack needs a loss with labels, got {type(problem.loss).__name__}")
+        outputs = problem.outputs(problem.pixels)
+        runs, _ = fit_to_classes(self.components, outputs.shape[1])
+        adversarial = problem.pixels.clone()
+        left = (outputs.argmax(dim=1) == labels).nonzero().flatten()
+        for run in runs:
+            if not len(left):
+                break
+            attempt = problem[left]
+            forward, loss = run.aim(Victim(problem.forward), attempt.pixels, labels[left])
+            attempt = replace(attempt, forward=forward, loss=loss, eot_samples=run.eot_samples)
+            found = run.attack.search(attempt)
+            adversarial[left] = found
+            left = left[attempt.outputs(found).argmax(dim=1) == labels[left]]
+        return adversarial
+
+
+def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[AttackRun, ...], list[str]]:
+    """What of an ensemble can be run on few classes, and what was put in place of the rest.
+
+    DLR compares three logits and targeted DLR four, and there are only `n_classes - 1` classes to aim at
+    (https://huggingface.co/papers/2003.01690, Eqs. 6 and 7).
+
+    Args:
+        runs: Attacks in order.
+        n_classes: At least 1.
+
+    Returns:
+        The attacks to run, none of them twice, and a sentence for each that was changed or left out.
+
+    Example:
+        >>> runs, notes = fit_to_classes([AttackRun(APGD(targets=9), "dlr")], 5)
+        >>> runs[0].attack.targets, notes
+        (4, ['apgd_t-dlr: 4 targets instead of 9, since there are 5 classes'])
+    """
+    fitted: list[AttackRun] = []
+    notes = []
+    for run in runs:
+        smaller, note = _fit(run, n_classes)
+        if note:
+            notes.append(f"{run}: {note}, since there are {n_classes} classes")
+        if smaller and not (note and smaller in fitted):
+            fitted.append(smaller)
+    return tuple(fitted), notes
+
+
+def _fit(run: AttackRun, n_classes: int) -> tuple[AttackRun | None, str | None]:
+    """The nearest that can be run, or None, and what was done."""
+    attack: Any = run.attack
+    targets = getattr(attack, "targets", None)
+    if n_classes < 2 and (targets or run.loss != "cross_entropy"):
+        return None, "left out"
+    if run.loss == "dlr" and n_classes < 3:
+        return replace(run, attack=_untargeted(attack), loss="cross_entropy"), "cross-entropy without targets instead"
+    if run.loss == "dlr" and targets and n_classes < 4:
+        return replace(run, attack=_untargeted(attack)), "without targets"
+    if targets and targets > n_classes - 1:
+        return replace(run, attack=replace(attack, targets=n_classes - 1)), (
+            f"{n_classes - 1} targets instead of {targets}"
+        )
+    return run, None
+
+
+def _untargeted(attack: Any) -> Attack:
+    """The same search without targets."""
+    untargeted: Attack = replace(attack, targets=None) if getattr(attack, "targets", None) else attack
+    return untargeted
+
