@@ -1,7 +1,7 @@
 """CLIP models that adversaries cannot fool, and an honest number for how well they hold."""
 
 from robust_clip.attacks import FGSM, PGD
-from robust_clip.evaluation import evaluate_robustness, get_protocol
+from robust_clip.evaluation import evaluate_robustness, get_protocol, get_protocols
 from robust_clip.models import (
     RobustCLIPConfig,
     RobustCLIPModel,

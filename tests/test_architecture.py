@@ -23,7 +23,7 @@ REGISTRIES = {
     "robust_clip/attacks/losses.py": "LOSSES",
     "robust_clip/data/datasets.py": "DATASETS",
     "robust_clip/objectives/__init__.py": "OBJECTIVES",
-    "robust_clip/evaluation/protocol.py": "PROTOCOLS",
+    "robust_clip/evaluation/presets.py": "PRESETS",
 }
 
 

@@ -4,31 +4,34 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-from robust_clip.data import load_image_dataset
+from robust_clip.data import SUITES, load_image_dataset
 from robust_clip.evaluation import (
-    PROTOCOLS,
+    PRESETS,
+    Protocol,
     RecordStore,
     Row,
     checkpoint_revision,
     evaluate_robustness,
-    get_protocol,
+    get_protocols,
     require_writable,
 )
 from robust_clip.evaluation.processes import process_state
+from robust_clip.evaluation.protocol import Precision, Resolution, Templates
 from robust_clip.evaluation.records import percent
 from robust_clip.models import load_checkpoint, packaged_checkpoint
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates every data set at every epsilon, after all that can be refused beforehand has been looked at."""
-    protocols = [
-        get_protocol(args.protocol, epsilon=epsilon, samples=args.samples) for epsilon in args.epsilon or [None]
-    ]
+    """Evaluates every data set by every protocol, after all that can be refused beforehand has been looked at."""
+    protocols = [protocol for name in args.protocol for protocol in _protocols(name, args)]
     if args.records:
         require_writable(args.records)
-    datasets = [load_image_dataset(name, args.split) for name in args.data]
+    names = list(dict.fromkeys([*args.datasets, *_suite(args.suite)]))
+    if not names:
+        raise ValueError("give what to measure on: --datasets NAME,NAME or --suite NAME")
+    datasets = [load_image_dataset(name, args.split, root=args.root) for name in names]
     runs = [(dataset, protocol) for dataset in datasets for protocol in protocols]
     if args.records and not args.resume:
         for dataset, protocol in runs:
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             on_bad_image=args.on_bad_image,
             num_workers=args.num_workers,
             revision=revision,
+            thorough=args.checks,
         )
         for dataset, protocol in runs
     ]
@@ -57,6 +61,28 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(row) for row in rows], indent=2) if args.format == "json" else format_table(rows))
     state.destroy_process_group()
     return 0
+
+
+def _protocols(name: str, args: argparse.Namespace) -> list[Protocol]:
+    return get_protocols(
+        name,
+        epsilons=args.epsilon or (),
+        masked_lm=args.masked_lm,
+        samples=args.samples,
+        resolution=args.resolution,
+        templates=args.templates,
+        precision=args.precision,
+        temperature=args.temperature,
+        compiled=args.compile or None,
+    )
+
+
+def _suite(name: str | None) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    if name not in SUITES:
+        raise ValueError(f"unknown suite {name!r}, known: {', '.join(SUITES)}")
+    return SUITES[name]
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -77,7 +103,12 @@ def format_table(rows: Sequence[Row]) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines])
+    notes = dict.fromkeys(
+        f"{row.dataset['name']}, {row.protocol['name']}: {note}"
+        for row in rows
+        for note in row.substituted + row.checks
+    )
+    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, *notes])
 
 
 def _commas(text: str) -> list[str]:
@@ -94,16 +125,25 @@ def add_parser(subparsers: Any) -> None:
     )
     add = parser.add_argument
     add("--model", required=True, help="directory or Hub id of a CLIP checkpoint, or nano_clip")
-    add("--data", required=True, type=_commas, help="names, Hub ids or paths of data sets, with commas between them")
+    add("--datasets", default=(), type=_commas, help="names, Hub ids or paths, with commas between them")
+    add("--suite", help=f"data sets that papers measure on: one of {', '.join(SUITES)}")
+    add("--root", help="folder whose sub-folders stand in for data sets of the Hub")
     add("--split", default="test", help="split of every data set")
-    add("--protocol", required=True, help=f"one of {', '.join(PROTOCOLS)}")
+    add("--protocol", required=True, type=_commas, help=f"one or several of {', '.join(PRESETS)}")
     add("--epsilon", type=_commas, help="radii in place of the protocol's, such as 1/255,2/255,4/255")
-    add("--samples", type=int, help="images drawn from each split by the seed, in place of the protocol's number")
+    add("--samples", type=int, help="images of each split, in place of the protocol's number")
+    add("--resolution", choices=get_args(Resolution), help="grid of the perturbation, in place of the protocol's")
+    add("--templates", choices=get_args(Templates), help="class prompts, in place of the protocol's")
+    add("--temperature", type=float, help="what cosines are divided by, in place of the checkpoint's")
+    add("--precision", choices=get_args(Precision), help="number format, in place of the protocol's fp32")
+    add("--compile", action="store_true", help="run the classifier through torch.compile")
+    add("--masked_lm", help="masked language model of attacks on texts, in place of bert-base-uncased")
     add("--seed", type=int, default=0, help="of the choice of images and of random starts")
     add("--batch_size", type=int, default=64, help="images in a batch")
     add("--num_workers", type=int, default=0, help="processes that decode images")
     add("--records", help="folder for rows and samples of this model; nothing is kept without it")
     add("--on_bad_image", choices=("raise", "skip"), default="raise", help="what to do with an unreadable image")
+    add("--checks", action="store_true", help="run the whole battery of sanity checks, not its short form alone")
     add("--resume", action="store_true", help="go on from the records that are there")
     add("--format", choices=("text", "json"), default="text", help="what to print")
     parser.set_defaults(run=run)

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import CLIPProcessor
 
 from robust_clip.adaptation import ADAPTATIONS, FullFineTuning
-from robust_clip.attacks import ATTACKS, Attack
+from robust_clip.attacks import ATTACKS, Attack, AttackRun
 from robust_clip.data import DataSource, ImageDataset, Mixture
 from robust_clip.evaluation import Protocol, get_protocol
 from robust_clip.evaluation.protocol import Resolution, Templates
@@ -57,7 +57,7 @@ class EvaluationPlan:
         protocol: Name of a protocol.
         epsilons: Radii, each measured on its own; by default the protocol's.
         resolution: Grid of the perturbation, `native` or `model`; by default the protocol's.
-        templates: `single` or `ensemble`; by default the protocol's.
+        templates: `single`, `ensemble` or `clip`; by default the protocol's.
         samples: Images of each data set; all by default.
         seed: Of the choice of images and of random starts.
         undefended: Whether the checkpoint before training is measured too.
@@ -120,7 +120,7 @@ class Sections:
     """All sections through their constructors; nothing is loaded yet."""
 
     objective: Objective
-    attack: Attack | None
+    attack: Attack | AttackRun | None
     threat_model: ThreatModel | None
     adaptation: FullFineTuning | None
     data: DataSource
@@ -141,7 +141,7 @@ class Sections:
 
         sections = cls(
             objective=choose("objective", OBJECTIVES, recipe.get("objective", {})),
-            attack=built("attack", choose, ATTACKS),
+            attack=_attack(recipe["attack"]) if recipe.get("attack") else None,
             threat_model=built("threat_model", construct, ThreatModel),
             adaptation=built("adaptation", choose, ADAPTATIONS),
             data=construct("data", DataSource, recipe.get("data", {}), renamed={"train": "name"}),
@@ -162,3 +162,10 @@ class Sections:
         for name, dataset in evaluated.items():
             dataset.name = name
         return self.data.load(), evaluated
+
+
+def _attack(settings: Mapping[str, Any]) -> Attack | AttackRun:
+    """The `attack` section: a search and its parameters, and `loss` where it climbs another than the paper's."""
+    search = {key: value for key, value in settings.items() if key != "loss"}
+    attack: Attack = choose("attack", ATTACKS, search)
+    return AttackRun(attack, settings["loss"]) if "loss" in settings else attack

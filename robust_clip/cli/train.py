@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from robust_clip.data import ImageDataset, Mixture
 from robust_clip.evaluation import checkpoint_revision, evaluate_robustness
-from robust_clip.models import load_checkpoint, packaged_checkpoint
+from robust_clip.models import fill_templates, load_checkpoint, packaged_checkpoint
 from robust_clip.training import AdversarialTrainer
 from robust_clip.training.resume import claim_output_dir
 
@@ -95,10 +95,10 @@ def _measure(trainer: AdversarialTrainer, sections: Sections, plan: EvaluationPl
 
 def _texts(data: ImageDataset | Mixture) -> Iterable[str]:
     for source in data.sources if isinstance(data, Mixture) else [data]:
-        if source.text_column:
-            yield from source.rows[source.text_column]
+        if source.captions:
+            yield from (caption for captions in source.captions for caption in captions)
         else:
-            yield from (t.replace("{}", name) for name in source.class_names or () for t in source.templates)
+            yield from fill_templates(source.class_names or (), source.templates)
 
 
 def add_parser(subparsers: Any) -> None:

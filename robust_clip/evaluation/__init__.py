@@ -3,14 +3,14 @@
 from .evaluator import evaluate_robustness
 from .metrics import RobustAccuracy, wilson_interval
 from .plots import plot_accuracy
-from .protocol import PROTOCOLS, AttackRun, Protocol, get_protocol
+from .presets import PRESETS, get_protocol, get_protocols
+from .protocol import Protocol
 from .records import Row, Sample, read_samples
 from .revision import checkpoint_revision, weights_revision
 from .store import RecordStore, require_writable
 
 __all__ = [
-    "PROTOCOLS",
-    "AttackRun",
+    "PRESETS",
     "Protocol",
     "RecordStore",
     "RobustAccuracy",
@@ -19,6 +19,7 @@ __all__ = [
     "checkpoint_revision",
     "evaluate_robustness",
     "get_protocol",
+    "get_protocols",
     "plot_accuracy",
     "read_samples",
     "require_writable",

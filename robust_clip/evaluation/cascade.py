@@ -2,19 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from robust_clip.attacks import sample_generators
-from robust_clip.models import ZeroShotClassifier
+from robust_clip.attacks import AttackRun, sample_generators
 from robust_clip.threat_model import ThreatModel
 
-from .protocol import AttackRun, Precision, Protocol
+from .bench import Bench, numerics
 from .records import Sample
+
+# An attack is handed this many batches at once, and makes up each batch anew of the images that still stand, so that
+# batches stay full while images fall.
+POOLED_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -35,100 +36,86 @@ class Candidate:
 class Cascade:
     """Stages that images pass: stage 0 is the clean check, stage k the k-th attack of the protocol.
 
-    At each stage images wait until a whole batch of one size has gathered, so that attacks, which are where the time
-    goes, run on full batches. What happens to an image does not depend on its company: its random numbers come from
-    the seed and its index, and the classifier fills batches up to row counts that round alike.
+    At each stage images wait until several whole batches of one size have gathered, so that attacks, which are where
+    the time goes, run on full batches. What happens to an image does not depend on its company: its random numbers
+    come from the seed and its index, and the classifier fills batches up to row counts that round alike.
 
     Args:
-        classifier: From pixels to logits, in eval mode.
-        protocol: The attacks, what they may do, and the precision.
+        bench: What attacks and judges.
         seed: Of the random starts.
-        batch_size: Images in a batch.
-        device: Of the classifier.
+        batch_size: Images in one forward pass.
     """
 
-    def __init__(
-        self, classifier: ZeroShotClassifier, protocol: Protocol, seed: int, batch_size: int, device: torch.device
-    ) -> None:
-        self.classifier = classifier
-        self.protocol = protocol
+    def __init__(self, bench: Bench, seed: int, batch_size: int) -> None:
+        self.bench = bench
         self.seed = seed
         self.batch_size = batch_size
-        self.device = device
+        self.stages = bench.protocol.stages
         self._waiting: list[dict[torch.Size, list[Candidate]]]
-        self._waiting = [defaultdict(list) for _ in range(len(protocol.attacks) + 1)]
+        self._waiting = [defaultdict(list) for _ in range(len(self.stages) + 1)]
 
-    def feed(self, candidates: Iterable[Candidate]) -> list[Sample]:
-        """Take in images and run every batch that is full; returns the samples that are through."""
+    def feed(self, candidates: Iterable[Candidate]) -> Iterator[list[Sample]]:
+        """Take in images, each at the stage that it has come to, and run every stage that has enough of them.
+
+        Yields:
+            New states of samples, after each pass of a stage.
+        """
         for candidate in candidates:
-            self._waiting[0][candidate.pixels.shape].append(candidate)
-        return self._run(smallest=self.batch_size)
+            stage = 0 if candidate.sample.clean_prediction is None else candidate.sample.withstood + 1
+            self._waiting[stage][candidate.pixels.shape].append(candidate)
+        yield from self._run(drain=False)
 
-    def drain(self) -> list[Sample]:
-        """Run whatever still waits; returns the samples that are through."""
-        return self._run(smallest=1)
+    def drain(self) -> Iterator[list[Sample]]:
+        """Run whatever still waits; yields as `feed`."""
+        yield from self._run(drain=True)
 
-    def _run(self, smallest: int) -> list[Sample]:
-        through = []
+    def _run(self, drain: bool) -> Iterator[list[Sample]]:
         for stage, sizes in enumerate(self._waiting):
+            most = self.batch_size * (POOLED_BATCHES if stage else 1)
             for waiting in sizes.values():
-                while len(waiting) >= smallest:
-                    batch, waiting[:] = waiting[: self.batch_size], waiting[self.batch_size :]
-                    through += self._judge(stage, batch)
-        return through
+                while len(waiting) >= (1 if drain else most):
+                    pool, waiting[:] = waiting[:most], waiting[most:]
+                    yield self._pass(stage, pool)
 
-    def _judge(self, stage: int, batch: list[Candidate]) -> list[Sample]:
-        """Run one stage; survivors go on to the next, and those that fell or have no stage left are returned."""
-        through = []
-        for candidate, prediction in zip(batch, self._predict(stage, batch), strict=True):
+    def _pass(self, stage: int, pool: list[Candidate]) -> list[Sample]:
+        """Run one stage; survivors go on to the next. Returns samples that are through or stood up to an attack."""
+        changed = []
+        for candidate, prediction in zip(pool, self._predict(stage, pool), strict=True):
             fell = prediction != candidate.label
             if stage == 0:
                 sample = replace(candidate.sample, clean_prediction=prediction)
             else:
-                broken_by = self.protocol.attack_names[stage - 1] if fell else None
-                sample = replace(candidate.sample, adversarial_prediction=prediction, broken_by=broken_by)
-            if fell or stage == len(self.protocol.attacks):
-                through.append(sample)
-            else:
+                broken_by = self.bench.protocol.attack_names[stage - 1] if fell else None
+                withstood = stage - 1 if fell else stage
+                sample = replace(
+                    candidate.sample, adversarial_prediction=prediction, broken_by=broken_by, withstood=withstood
+                )
+            if stage or sample.through(len(self.stages)):
+                changed.append(sample)
+            if not sample.through(len(self.stages)):
                 self._waiting[stage + 1][candidate.pixels.shape].append(replace(candidate, sample=sample))
-        return through
+        return changed
 
-    def _predict(self, stage: int, batch: list[Candidate]) -> list[int]:
+    def _predict(self, stage: int, pool: list[Candidate]) -> list[int]:
         """Classes predicted on the images of a stage, by a forward pass that no attack had a hand in."""
-        pixels = torch.stack([candidate.pixels for candidate in batch]).to(self.device)
-        with numerics(self.protocol.precision, self.device.type), torch.no_grad():
-            if stage and self.protocol.threat_model is not None:
-                pixels = self._attack(self.protocol.attacks[stage - 1], self.protocol.threat_model, pixels, batch)
-            logits = self.classifier(pixels)
+        pixels = torch.stack([candidate.pixels for candidate in pool]).to(self.bench.device)
+        with numerics(self.bench.protocol.precision, self.bench.device.type), torch.no_grad():
+            run = self.stages[stage - 1] if stage else None
+            if run is not None and self.bench.protocol.threat_model is not None:
+                pixels = self._attack(run, self.bench.protocol.threat_model, pixels, pool)
+            logits = torch.cat([self.bench.logits(batch, stage > 0) for batch in pixels.split(self.batch_size)])
         if not logits.isfinite().all():
             finite = logits.isfinite().all(dim=1).tolist()
-            rows = [candidate.sample.index for candidate, ok in zip(batch, finite, strict=True) if not ok]
+            rows = [candidate.sample.index for candidate, ok in zip(pool, finite, strict=True) if not ok]
             raise FloatingPointError(f"the model's logits are not finite for the images at rows {rows} of the split")
         predictions: list[int] = logits.argmax(dim=1).tolist()
         return predictions
 
-    def _attack(self, run: AttackRun, threat_model: ThreatModel, pixels: Tensor, batch: list[Candidate]) -> Tensor:
-        loss = run.loss_of(torch.tensor([candidate.label for candidate in batch], device=pixels.device))
-        rows = [candidate.sample.index for candidate in batch]
+    def _attack(self, run: AttackRun, threat_model: ThreatModel, pixels: Tensor, pool: list[Candidate]) -> Tensor:
+        labels = torch.tensor([candidate.label for candidate in pool], device=pixels.device)
+        rows = [candidate.sample.index for candidate in pool]
+        how = {"generators": sample_generators(self.seed, rows), "batch_size": self.batch_size}
         try:
-            return run.attack(self.classifier, pixels, loss, threat_model, sample_generators(self.seed, rows))
+            return self.bench.attack(run, threat_model, pixels, labels, **how)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{error}; the batch is rows {rows} of the split") from error
-
-
-@contextmanager
-def numerics(precision: Precision, device_type: str) -> Iterator[None]:
-    """Compute in the precision of a protocol, whatever the caller's settings; they are put back afterwards."""
-    # cuDNN convolves in TF32 unless told otherwise. Recurrent nets are listed only because PyTorch complains about
-    # reading its older flag while its parts differ.
-    cudnn: Any = torch.backends.cudnn
-    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        for backend, setting in zip(backends, before, strict=True):
-            backend.fp32_precision = setting
+            raise FloatingPointError(f"{error}; the samples are rows {rows} of the split") from error

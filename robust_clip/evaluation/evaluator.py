@@ -1,25 +1,31 @@
 """Measuring a model by a protocol, on any number of processes, with records that survive a kill."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, tqdm
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
 
+from robust_clip.attacks import InnerProblem
 from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator, templates_for
-from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_classes
+from robust_clip.models import RobustCLIPModel
 
-from .cascade import Candidate, Cascade, numerics
-from .processes import on_main, process_state
+from .bench import Bench, set_up
+from .cascade import Candidate, Cascade
+from .checks import Probe, battery, checked_samples, quick_checks
+from .processes import Progress, on_main, process_state
 from .protocol import Protocol
-from .records import Row, Sample
+from .records import Row, Sample, latest
 from .revision import weights_revision
 from .store import Journal, RecordStore
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_robustness(
@@ -36,6 +42,8 @@ def evaluate_robustness(
     num_workers: int = 0,
     revision: str | None = None,
     model_id: str | None = None,
+    inner_problem: InnerProblem | None = None,
+    thorough: bool = False,
 ) -> Row:
     """Measure clean and robust zero-shot accuracy.
 
@@ -56,6 +64,9 @@ def evaluate_robustness(
         num_workers: Processes that decode images, for each process that computes.
         revision: Identifies the weights, see `checkpoint_revision`; by default `weights_revision(model)`.
         model_id: What the row calls the model; by default where it was loaded from, which after training is its base.
+        inner_problem: What an objective's own attack climbs, for protocols whose attack loss is `objective`.
+        thorough: Whether the whole battery of sanity checks is run, which attacks a few images many times over; a
+            short form is run in any case. What they find stands in the row.
 
     Returns:
         The row of results.
@@ -65,30 +76,37 @@ def evaluate_robustness(
             records that cannot be gone on from, or an image cannot be read.
         FloatingPointError: If logits or gradients are not finite.
     """
-    collator = PixelCollator(model.image_size, protocol.resolution, on_bad_image)
     names, templates = _prompts(dataset, protocol)
+    fitted, substituted = protocol.fit_to_classes(len(names))
     identity = {
         "model": {"id": model_id or _readable_id(model), "revision": revision or weights_revision(model)},
         "dataset": _describe(dataset, names, templates),
         "protocol": protocol.as_dict(),
         "threat_model": str(protocol.threat_model) if protocol.threat_model else None,
         "seed": seed,
+        "substituted": substituted,
     }
     store = RecordStore(records_dir, dataset.name, dataset.split, protocol) if records_dir is not None else None
-    row, done, seconds = on_main(partial(_open, store, identity, resume))
+    row, known, seconds = on_main(partial(_open, store, identity, resume))
     if row:
         return row
     journal = Journal(store, part_size=batch_size)
+    done = [sample for sample in known if sample.through(len(fitted.stages))]
     mine = _share(protocol.choose(len(dataset), seed), done)
+    collator = PixelCollator(model.image_size, protocol.resolution_for(dataset.name), on_bad_image)
     images = _load(Subset(dataset, mine), collator, batch_size, num_workers)
-    with eval_mode(model), tqdm(total=len(mine), desc=f"{dataset.name} {protocol.folder}", unit="image") as bar:
-        classifier = _classifier(model, tokenizer, names, templates, protocol)
-        for samples in _through(Cascade(classifier, protocol, seed, batch_size, model.device), images):
+    with eval_mode(model), Progress(len(mine), len(fitted.stages), f"{dataset.name} {protocol.folder}") as progress:
+        bench = set_up(model, tokenizer, names, templates, fitted, seed, inner_problem)
+        findings = _check(bench, dataset, collator, seed, batch_size, thorough)
+        cascade = Cascade(bench, seed, batch_size)
+        for samples in _through(cascade, images, {sample.index: sample for sample in known}):
             journal.add(samples)
-            bar.update(len(samples))
+            progress.add(samples)
     journal.flush()
-    samples = sorted(done + gather_object(journal.samples), key=lambda sample: sample.index)
-    return on_main(partial(_close, store, identity, samples, seconds + sum(gather_object([journal.seconds]))))
+    samples = latest(known + gather_object(journal.samples))
+    findings += checked_samples(fitted, samples, undefended=not (model.config.robustness or {}).get("attack"))
+    seconds += sum(gather_object([journal.seconds]))
+    return on_main(partial(_close, store, Row.measured(identity, samples, seconds, findings), samples))
 
 
 def _load(
@@ -100,32 +118,25 @@ def _load(
     return loader
 
 
-def _through(cascade: Cascade, images: Iterable[list[dict[str, Any]]]) -> Iterator[list[Sample]]:
-    """Samples as they come through the cascade, and those that could not be read."""
+def _through(
+    cascade: Cascade, images: Iterable[list[dict[str, Any]]], known: Mapping[int, Sample]
+) -> Iterator[list[Sample]]:
+    """States of samples as they come through the cascade, and those that could not be read."""
     for singles in images:
         unreadable = [Sample(index) for single in singles for index in single["skipped"]]
         candidates = [
-            Candidate(pixels, int(label), Sample(int(index), int(label)))
+            Candidate(pixels, int(label), known.get(int(index), Sample(int(index), int(label))))
             for single in singles
             for pixels, label, index in zip(single["pixels"], single["labels"], single["index"], strict=True)
         ]
-        yield unreadable + cascade.feed(candidates)
-    yield cascade.drain()
+        yield unreadable
+        yield from cascade.feed(candidates)
+    yield from cascade.drain()
 
 
 def _one_by_one(collator: PixelCollator, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Collate each image by itself, since on the native grid their sizes may differ."""
     return [collator([example]) for example in examples]
-
-
-def _classifier(
-    model: RobustCLIPModel, tokenizer: Any, names: Sequence[str], templates: Sequence[str], protocol: Protocol
-) -> ZeroShotClassifier:
-    if protocol.precision == "fp32" and model.dtype != torch.float32:
-        raise ValueError(f"protocol {protocol.name!r} asks for fp32, the weights are {model.dtype}: use model.float()")
-    with numerics(protocol.precision, model.device.type):
-        class_embeds = embed_classes(model, tokenizer, names, templates)
-    return ZeroShotClassifier(model, class_embeds, batch_multiple=8)
 
 
 def _prompts(dataset: ImageDataset, protocol: Protocol) -> tuple[list[str], list[str]]:
@@ -135,6 +146,8 @@ def _prompts(dataset: ImageDataset, protocol: Protocol) -> tuple[list[str], list
     templates = list(dataset.templates)
     if protocol.templates == "single":
         templates = templates[:1]
+    elif protocol.templates == "clip":
+        templates = list(templates_for(dataset.name, "clip"))
     elif len(templates) == 1:
         templates = list(templates_for(dataset.name, "ensemble"))
     return list(dataset.class_names), templates
@@ -166,16 +179,35 @@ def _share(chosen: Sequence[int], done: Sequence[Sample]) -> list[int]:
 
 
 def _open(store: RecordStore | None, identity: dict[str, Any], resume: bool) -> tuple[Row | None, list[Sample], float]:
-    """A finished row if there is one, or the samples of an interrupted run and the seconds they took."""
+    """A finished row if there is one, or the states of samples of an interrupted run and the seconds they took."""
     if store is None:
         return None, [], 0.0
     row = store.begin(identity, resume)
     return (row, [], 0.0) if row else (None, *store.read_parts())
 
 
-def _close(store: RecordStore | None, identity: dict[str, Any], samples: Sequence[Sample], seconds: float) -> Row:
-    """The row of all samples, written if there is a store."""
-    row = Row.measured(identity, samples, seconds)
+def _close(store: RecordStore | None, row: Row, samples: Sequence[Sample]) -> Row:
+    """The row, written if there is a store."""
     if store:
         store.finish(row, samples)
     return row
+
+
+def _check(
+    bench: Bench, dataset: ImageDataset, collator: PixelCollator, seed: int, batch_size: int, thorough: bool
+) -> list[str]:
+    """What sanity checks find on the first images of those that are measured, on every process the same."""
+    if not bench.protocol.stages:
+        return []
+    rows = bench.protocol.choose(len(dataset), seed)[: 32 if thorough else 8]
+    singles = [single for row in rows if len((single := collator([dataset[row]]))["labels"])]
+    singles = [single for single in singles if single["pixels"].shape == singles[0]["pixels"].shape]
+    if not singles:
+        return []
+    names = ("pixels", "labels", "index")
+    pixels, labels, indices = (torch.cat([single[name] for single in singles]) for name in names)
+    probe = Probe(bench, pixels.to(bench.device), labels.to(bench.device), indices.tolist(), seed, batch_size)
+    findings = quick_checks(probe) + (battery(probe) if thorough else [])
+    for finding in findings:
+        logger.warning("%s: %s", dataset.name, finding)
+    return findings

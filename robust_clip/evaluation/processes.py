@@ -1,12 +1,14 @@
 """What the processes of one evaluation do together."""
 
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env, tqdm
+
+from .records import Sample
 
 T = TypeVar("T")
 
@@ -32,3 +34,33 @@ def on_main(make: Callable[[], T]) -> T:
         raise failure
     result: T = made
     return result
+
+
+class Progress:
+    """A bar over images, each of which advances with every attack it stands up to and at once when it falls.
+
+    Args:
+        images: That this process deals with.
+        attacks: Of the protocol.
+        title: Beside the bar.
+    """
+
+    def __init__(self, images: int, attacks: int, title: str) -> None:
+        self._stages = max(1, attacks)
+        self._advanced: dict[int, int] = {}
+        self._attacks = attacks
+        layout = "{l_bar}{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
+        self._bar = tqdm(total=images, desc=title, bar_format=layout)
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Advance by what became of some images."""
+        for sample in samples:
+            advanced = self._stages if sample.through(self._attacks) else sample.withstood
+            self._bar.update((advanced - self._advanced.get(sample.index, 0)) / self._stages)
+            self._advanced[sample.index] = advanced
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()

@@ -1,56 +1,17 @@
 """How robustness is measured: everything that a number depends on besides the model, the data and the seed."""
 
 from dataclasses import KW_ONLY, asdict, dataclass, replace
-from inspect import signature
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
-from robust_clip.attacks import LOSSES, PGD, Attack, AttackLoss
+from robust_clip.attacks import AttackRun, TextAttack, fit_to_classes
 from robust_clip.threat_model import ThreatModel
 
-Resolution = Literal["native", "model"]
+Resolution = Literal["native", "model", "listed"]
 SampleChoice = Literal["random", "first"]
-Templates = Literal["single", "ensemble"]
+Templates = Literal["single", "ensemble", "clip"]
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True)
-class AttackRun:
-    """One attack of a protocol and the loss that it climbs.
-
-    Args:
-        attack: The search.
-        loss: Key of `robust_clip.attacks.LOSSES`, of a loss that is made from labels.
-
-    Raises:
-        ValueError: If the loss is unknown or has no labels.
-    """
-
-    attack: Attack
-    loss: str = "cross_entropy"
-
-    def __post_init__(self) -> None:
-        """Refuse a loss that class predictions cannot be attacked with."""
-        with_labels = [name for name, loss in LOSSES.items() if "labels" in signature(loss).parameters]
-        if self.loss not in with_labels:
-            raise ValueError(f"a protocol attacks class predictions with one of {with_labels}, got {self.loss!r}")
-
-    def __str__(self) -> str:
-        """Short name for records: `pgd-cross_entropy`."""
-        return f"{type(self.attack).__name__.lower()}-{self.loss}"
-
-    def loss_of(self, labels: Tensor) -> AttackLoss:
-        """The loss of a batch with `labels` `(B,)`."""
-        make: Any = LOSSES[self.loss]
-        loss: AttackLoss = make(labels)
-        return loss
-
-    def as_dict(self) -> dict[str, Any]:
-        """What a row says about this attack."""
-        attack: Any = self.attack
-        return {"attack": type(attack).__name__, "loss": self.loss, "parameters": asdict(attack)}
 
 
 @dataclass(frozen=True)
@@ -60,16 +21,22 @@ class Protocol:
     Args:
         name: As in `PROTOCOLS` and in the folders of records.
         version: From 1 upwards.
-        attacks: Tried in this order, each on the images that stood up to all before it; none measures clean accuracy.
-        threat_model: What the attacks may do; `None` if and only if there are none.
+        attacks: Attacks on images, in this order, each on those that stood up to all before it.
+        threat_model: What the attacks may do to an image; `None` if and only if there are none.
+        text_attack: Attack on the class prompts, once for each prompt and without a look at images. With attacks on
+            images, these see the clean prompts, and the attacked image is judged by the attacked prompts.
         resolution: Grid of the perturbation. `native`: square images no larger than the model's input keep their own
-            grid and are resized inside the model. `model`: every image is resized before the attack.
+            grid and are resized inside the model. `model`: every image is resized before the attack. `listed`: native
+            for the data sets in `native_datasets`, the model's for all others, as the papers' code does it.
+        native_datasets: For `listed`, names of data sets.
         samples: How many images; `None` for all, which is also what a number above the size of the split gives.
         sample_choice: Which ones: drawn by the seed, or the first of the split.
         templates: `single`: the first template of the data set. `ensemble`: the mean over all its templates or, where
-            it has but one, over the package's ensemble for it.
+            it has but one, over the package's ensemble for it. `clip`: the mean over CLIP's published list for it.
         precision: `fp32`, with TF32 and autocast off, or `bf16` autocast. In reduced precision gradients are noisy
             and attacks weaker, so that the number may flatter the model.
+        temperature: What cosines are divided by, in place of the checkpoint's.
+        compiled: Whether the classifier runs through `torch.compile`; rounding differs from the uncompiled one's.
         source: Where the constants come from.
 
     Raises:
@@ -81,11 +48,15 @@ class Protocol:
     attacks: tuple[AttackRun, ...]
     threat_model: ThreatModel | None
     _: KW_ONLY
+    text_attack: TextAttack | None = None
     resolution: Resolution = "native"
+    native_datasets: tuple[str, ...] = ("cifar10", "cifar100", "stl10")
     samples: int | None = None
     sample_choice: SampleChoice = "random"
     templates: Templates = "single"
     precision: Precision = "fp32"
+    temperature: float | None = None
+    compiled: bool = False
     source: str = "ours"
 
     def __post_init__(self) -> None:
@@ -108,9 +79,34 @@ class Protocol:
             )
 
     @property
+    def domain(self) -> str:
+        """What is attacked: `image`, `text`, `both` or `nothing`."""
+        if self.text_attack:
+            return "both" if self.attacks else "text"
+        return "image" if self.attacks else "nothing"
+
+    @property
+    def stages(self) -> tuple[AttackRun | None, ...]:
+        """What an image goes through after the clean check; `None` is the clean image before attacked prompts."""
+        return self.attacks or ((None,) if self.text_attack else ())
+
+    @property
     def attack_names(self) -> tuple[str, ...]:
-        """What records call each attack, unique within the protocol: `1-pgd-cross_entropy`."""
-        return tuple(f"{position}-{run}" for position, run in enumerate(self.attacks, start=1))
+        """What records call each stage, unique within the protocol: `1-pgd-cross_entropy`."""
+        text = [self.text_attack.short_name] if self.text_attack else []
+        names = ["+".join([*([str(run)] if run else []), *text]) for run in self.stages]
+        return tuple(f"{position}-{name}" for position, name in enumerate(names, start=1))
+
+    def fit_to_classes(self, n_classes: int) -> tuple["Protocol", list[str]]:
+        """The protocol that can be run on `n_classes`, and a sentence for each attack that was changed or left out."""
+        runs, notes = fit_to_classes(self.attacks, n_classes)
+        return replace(self, attacks=runs), notes
+
+    def resolution_for(self, dataset: str) -> Literal["native", "model"]:
+        """Grid of the perturbation on a data set, by its name."""
+        if self.resolution == "listed":
+            return "native" if dataset in self.native_datasets else "model"
+        return self.resolution
 
     @property
     def folder(self) -> str:
@@ -118,6 +114,8 @@ class Protocol:
         parts = [self.name, f"v{self.version}"]
         if self.threat_model:
             parts += str(self.threat_model).replace("/", "_").split()
+        if self.temperature is not None:
+            parts.append(f"temperature{self.temperature:g}")
         if self.samples is not None:
             parts.append(f"{self.sample_choice}{self.samples}")
         return "-".join(parts)
@@ -133,8 +131,18 @@ class Protocol:
         return chosen
 
     def as_dict(self) -> dict[str, Any]:
-        """What a row says about the protocol, in the types of JSON."""
-        return {
+        """What a row says about the protocol, in the types of JSON; what most protocols lack is left out."""
+        text: Any = self.text_attack
+        rare: dict[str, Any] = {}
+        if text:
+            rare["text_attack"] = {"attack": type(text).__name__, "parameters": asdict(text)}
+        if self.resolution == "listed":
+            rare["native_datasets"] = list(self.native_datasets)
+        if self.temperature is not None:
+            rare["temperature"] = self.temperature
+        if self.compiled:
+            rare["compiled"] = True
+        return rare | {
             "name": self.name,
             "version": self.version,
             "attacks": [run.as_dict() for run in self.attacks],
@@ -146,68 +154,3 @@ class Protocol:
             "precision": self.precision,
             "source": self.source,
         }
-
-
-def _pgd(steps: int) -> Protocol:
-    return Protocol(
-        f"pgd{steps}",
-        version=1,
-        attacks=(AttackRun(PGD(steps=steps, stop_when_fooled=True)),),
-        threat_model=ThreatModel("linf", "1/255"),
-        source=(
-            f"PGD-{steps} as papers on zero-shot robustness run it; the step of epsilon/4 is ours: theirs is epsilon, "
-            "which jumps between corners of the ball"
-        ),
-    )
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "clean": Protocol("clean", version=1, attacks=(), threat_model=None),
-    "pgd20": _pgd(20),
-    "pgd100": _pgd(100),
-}
-
-
-def get_protocol(
-    name: str,
-    *,
-    epsilon: float | str | None = None,
-    resolution: Resolution | None = None,
-    samples: int | None = None,
-    sample_choice: SampleChoice | None = None,
-    templates: Templates | None = None,
-    precision: Precision | None = None,
-) -> Protocol:
-    """A preset, with what is not `None` in place of its own fields.
-
-    Args:
-        name: Key of `PROTOCOLS`.
-        epsilon: Radius in the preset's norm, a number or text such as `"4/255"`.
-        resolution: As in `Protocol`, and so are the rest.
-        samples: How many images.
-        sample_choice: Which images.
-        templates: Which templates.
-        precision: Number format.
-
-    Raises:
-        ValueError: If the name is unknown, a field has no such value, or a protocol without attacks gets an epsilon.
-
-    Example:
-        >>> print(get_protocol("pgd20", epsilon="4/255").threat_model)
-        linf 4/255
-    """
-    if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}, known: {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
-    fields: dict[str, Any] = {
-        "resolution": resolution,
-        "samples": samples,
-        "sample_choice": sample_choice,
-        "templates": templates,
-        "precision": precision,
-    }
-    if epsilon is not None:
-        if protocol.threat_model is None:
-            raise ValueError(f"protocol {name!r} has no attacks, so it takes no epsilon, got {epsilon!r}")
-        fields["threat_model"] = ThreatModel(protocol.threat_model.norm, epsilon)
-    return replace(protocol, **{field: value for field, value in fields.items() if value is not None})

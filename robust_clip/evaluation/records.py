@@ -21,6 +21,7 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("clean_prediction", pa.int64()),
         pa.field("adversarial_prediction", pa.int64()),
         pa.field("broken_by", pa.string()),
+        pa.field("withstood", pa.int64()),
     ]
 )
 LIBRARIES = ("robust-clip", "torch", "transformers", "accelerate", "datasets", "numpy", "pillow")
@@ -37,6 +38,7 @@ class Sample:
         adversarial_prediction: Class predicted on the last adversarial image tried, so the one that broke it if one
             did; `None` if it was not attacked, having been wrong from the start or for want of an attack.
         broken_by: Name of the attack that broke it, from `Protocol.attack_names`; `None` if none did.
+        withstood: How many attacks it stood up to.
     """
 
     index: int
@@ -44,6 +46,11 @@ class Sample:
     clean_prediction: int | None = None
     adversarial_prediction: int | None = None
     broken_by: str | None = None
+    withstood: int = 0
+
+    def through(self, attacks: int) -> bool:
+        """Whether nothing is left to do: it is unreadable, wrong, broken, or has stood up to all `attacks`."""
+        return not self.robust or self.withstood == attacks
 
     @property
     def skipped(self) -> bool:
@@ -79,10 +86,11 @@ class Row:
         clean_interval: Its 95 % Wilson interval.
         robust_accuracy: In [0, 1], over all `n`; `None` if nothing was attacked.
         robust_interval: Its 95 % Wilson interval.
-        checks: Warnings of sanity checks; empty in this version, which runs none.
+        checks: What sanity checks found wrong; empty if all held.
         versions: Of the libraries that the number depends on.
         seconds: Spent by all processes together, those of killed runs included.
         finished: Date and time, UTC, ISO 8601.
+        substituted: What of the protocol was changed or left out for want of classes.
     """
 
     model: dict[str, str]
@@ -100,15 +108,19 @@ class Row:
     versions: dict[str, str]
     seconds: float = field(compare=False)
     finished: str = field(compare=False)
+    substituted: list[str] = field(default_factory=list)
 
     @classmethod
-    def measured(cls, identity: dict[str, Any], samples: Sequence[Sample], seconds: float) -> "Row":
+    def measured(
+        cls, identity: dict[str, Any], samples: Sequence[Sample], seconds: float, checks: Sequence[str] = ()
+    ) -> "Row":
         """Count samples.
 
         Args:
-            identity: What the row says of what was measured: its fields from `model` to `seed`.
+            identity: What the row says of what was measured: its fields from `model` to `seed`, and `substituted`.
             samples: All of them.
             seconds: That they took.
+            checks: What sanity checks found wrong.
 
         Raises:
             ValueError: If no image could be read.
@@ -117,7 +129,7 @@ class Row:
         if n == 0:
             raise ValueError(f"none of the {len(samples)} images of {identity['dataset']['name']} could be read")
         clean, robust = sum(sample.clean for sample in samples), sum(sample.robust for sample in samples)
-        attacked = bool(identity["protocol"]["attacks"])
+        attacked = bool(identity["protocol"]["attacks"] or identity["protocol"].get("text_attack"))
         return cls(
             **identity,
             n=n,
@@ -126,7 +138,7 @@ class Row:
             clean_interval=wilson_interval(clean, n),
             robust_accuracy=robust / n if attacked else None,
             robust_interval=wilson_interval(robust, n) if attacked else None,
-            checks=[],
+            checks=list(checks),
             versions=_versions(),
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -162,6 +174,20 @@ def percent(accuracy: float | None, interval: Sequence[float] | None, *, missing
         return missing
     value, low, high = (f"{100 * share:.{digits}f}" for share in (accuracy, *interval))
     return f"{value} [{low}, {high}]"
+
+
+def latest(samples: Iterable[Sample]) -> list[Sample]:
+    """The furthest state of each image, by its row in the split.
+
+    >>> [sample.withstood for sample in latest([Sample(3, 0, 0), Sample(3, 0, 0, 0, None, 1)])]
+    [1]
+    """
+    found: dict[int, Sample] = {}
+    for sample in samples:
+        before = found.get(sample.index)
+        if before is None or (sample.withstood, sample.broken_by or "") > (before.withstood, before.broken_by or ""):
+            found[sample.index] = sample
+    return [found[index] for index in sorted(found)]
 
 
 def _versions() -> dict[str, str]:

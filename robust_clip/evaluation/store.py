@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .protocol import Protocol
-from .records import Row, Sample, read_samples, write_json, write_samples
+from .records import Row, Sample, latest, read_samples, write_json, write_samples
 
 
 class RecordStore:
@@ -67,19 +67,19 @@ class RecordStore:
         return None
 
     def append(self, samples: list[Sample], seconds: float) -> None:
-        """Write a part: samples that no other part holds, and the seconds they took."""
-        first = min(sample.index for sample in samples)
-        write_samples(self._parts / f"part-{first:09d}.parquet", samples, {"seconds": str(seconds)})
+        """Write a part: states of samples that no other part holds, and the seconds they took."""
+        index, withstood = min((sample.index, sample.withstood) for sample in samples)
+        write_samples(self._parts / f"part-{index:09d}-{withstood}.parquet", samples, {"seconds": str(seconds)})
 
     def read_parts(self) -> tuple[list[Sample], float]:
-        """Samples of all parts, and the seconds they took."""
+        """The furthest states of samples in all parts, and the seconds they took."""
         samples: list[Sample] = []
         seconds = 0.0
         for part in sorted(self._parts.glob("part-*.parquet")):
             some, notes = read_samples(part)
             samples += some
             seconds += float(notes["seconds"])
-        return samples, seconds
+        return latest(samples), seconds
 
     def finish(self, row: Row, samples: Iterable[Sample]) -> None:
         """Put the table of samples and the row in place of the parts."""
@@ -97,7 +97,7 @@ class Journal:
 
     Args:
         store: Where to; `None` keeps them in memory only.
-        part_size: Samples that are lost at most, in each process, when it is killed.
+        part_size: Finished attacks on a sample that are lost at most, in each process, when it is killed.
 
     Attributes:
         samples: All that were added and flushed.

@@ -3,13 +3,16 @@
 from .checkpoint import load_checkpoint, packaged_checkpoint
 from .configuration import RobustCLIPConfig
 from .modeling import RobustCLIPModel
-from .zero_shot import ZeroShotClassifier, embed_classes
+from .zero_shot import ZeroShotClassifier, embed_classes, embed_texts, fill_templates, pool_templates
 
 __all__ = [
     "RobustCLIPConfig",
     "RobustCLIPModel",
     "ZeroShotClassifier",
     "embed_classes",
+    "embed_texts",
+    "fill_templates",
     "load_checkpoint",
     "packaged_checkpoint",
+    "pool_templates",
 ]

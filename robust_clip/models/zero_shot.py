@@ -1,6 +1,6 @@
 """Zero-shot classification: a CLIP model and class embeddings as one function from pixels to logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,28 +20,49 @@ class ZeroShotClassifier(nn.Module):
         batch_multiple: Batches are filled up to a multiple of this with copies of their last image, whose logits are
             dropped. Matrix kernels round differently for different row counts; on CPU all multiples of 8 agree to
             the bit, so evaluation uses 8 and its numbers do not depend on the batch size.
+        temperature: What cosines are divided by, in place of the checkpoint's `exp(-logit_scale)`, above 0.
+
+    Raises:
+        ValueError: If the temperature is not positive.
     """
 
     class_embeds: Tensor
 
-    def __init__(self, model: nn.Module, class_embeds: Tensor, batch_multiple: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, class_embeds: Tensor, batch_multiple: int = 1, temperature: float | None = None
+    ) -> None:
         super().__init__()
+        if temperature is not None and temperature <= 0:
+            raise ValueError(f"temperature must be above 0, such as CLIP's 0.01, got {temperature}")
         self.model = model
         self.batch_multiple = batch_multiple
+        self.temperature = temperature
         self.register_buffer("class_embeds", class_embeds, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits `(B, C)` in fp32, `exp(logit_scale) * cos`, of `pixels` `(B, 3, H, W)` in [0, 1]."""
+        return self._padded(self._logits, pixels)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Un-normalised image features `(B, D)` in fp32 of `pixels` `(B, 3, H, W)`, for losses on embeddings."""
+        return self._padded(self._features, pixels)
+
+    def _padded(self, compute: Callable[..., Tensor], pixels: Tensor) -> Tensor:
         missing = -len(pixels) % self.batch_multiple
         padded = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
-        return self.model(compute=partial(self._logits, pixels=padded))[: len(pixels)]
+        return self.model(compute=partial(compute, pixels=padded))[: len(pixels)]
+
+    @staticmethod
+    def _features(model: RobustCLIPModel, pixels: Tensor) -> Tensor:
+        return model.encode_image(pixels).float()
 
     def _logits(self, model: RobustCLIPModel, pixels: Tensor) -> Tensor:
         image_features = model.encode_image(pixels)
         # Autocast would multiply in half precision, whose steps near a logit of 30 are an eighth.
         with torch.autocast(image_features.device.type, enabled=False):
             image_embeds = F.normalize(image_features.float(), dim=-1)
-            return model.logit_scale.detach().float().exp() * image_embeds @ self.class_embeds.float().T
+            scale = 1 / self.temperature if self.temperature else model.logit_scale.detach().float().exp()
+            return scale * image_embeds @ self.class_embeds.float().T
 
 
 def fill_templates(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -80,7 +101,6 @@ def pool_templates(text_features: Tensor, n_classes: int) -> Tensor:
     return F.normalize(embeds.mean(dim=1), dim=-1)
 
 
-@torch.no_grad()
 def embed_classes(
     model: RobustCLIPModel, tokenizer: Any, class_names: Sequence[str], templates: Sequence[str], batch_size: int = 512
 ) -> Tensor:
@@ -97,12 +117,20 @@ def embed_classes(
         ValueError: As `fill_templates`.
     """
     prompts = fill_templates(class_names, templates)
+    return pool_templates(embed_texts(model, tokenizer, prompts, batch_size), len(class_names))
+
+
+@torch.no_grad()
+def embed_texts(model: RobustCLIPModel, tokenizer: Any, texts: Sequence[str], batch_size: int = 512) -> Tensor:
+    """Un-normalised text features `(N, D)`, without gradient, in eval mode, `batch_size` texts at once.
+
+    Texts longer than the tokenizer's context are cut there, as CLIP does.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        batches = (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size))
-        features = [model.encode_text(**tokenize(tokenizer, batch, model.device)) for batch in batches]
+        batches = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
+        return torch.cat([model.encode_text(**tokenize(tokenizer, batch, model.device)) for batch in batches])
     finally:
         for module, mode in modes:
             module.training = mode
-    return pool_templates(torch.cat(features), len(class_names))

@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from robust_clip.attacks.losses import AttackLoss, CrossEntropy
@@ -33,6 +34,12 @@ class Batch:
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
     text_index: Tensor | None = None
+
+    def __getitem__(self, kept: Tensor) -> "Batch":
+        """The samples `kept`; what they share is kept whole."""
+        shared = {"class_embeds", "input_ids", "attention_mask"}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in shared}
+        return replace(self, **{name: value[kept] for name, value in own.items() if value is not None})
 
 
 class Objective(ABC):
@@ -97,3 +104,58 @@ def class_embeds_of(batch: Batch, objective: str) -> Tensor:
     if batch.class_embeds is None:
         raise ValueError(f"{objective} needs class labels and class names; this data set has neither.")
     return batch.class_embeds
+
+
+def adaptive_problem(
+    objective: Objective, student: nn.Module, teacher: RobustCLIPModel | None, batch: Batch
+) -> tuple[Callable[[Tensor], Tensor], AttackLoss]:
+    """What an attack differentiates and climbs that is adapted to a defence: the objective's whole training loss.
+
+    Args:
+        objective: Whose loss it is.
+        student: The model that is attacked.
+        teacher: The frozen original, where the objective needs one.
+        batch: Clean images, labels and class embeddings.
+    """
+    return _Pixels(student), ObjectiveLoss(objective, student, teacher, batch)
+
+
+class _Pixels(nn.Module):
+    """Hands pixels on to `ObjectiveLoss`, and holds the model for attacks to put into eval mode."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveLoss(AttackLoss):
+    """The whole training loss, every term of it, as what an attack on the objective's own defence climbs.
+
+    A defence is measured by attacks that know of it (Tramer et al., https://huggingface.co/papers/2002.08347,
+    Section 2). The outputs that it takes are the adversarial pixels themselves. A term that couples the samples of a
+    batch couples them here too, and each sample is credited with its share of the batch's loss.
+
+    Args:
+        objective: Whose terms are summed.
+        student: The model that is attacked.
+        teacher: The frozen original, where the objective needs one.
+        batch: Clean images, labels and class embeddings.
+    """
+
+    objective: Objective
+    student: Any
+    teacher: RobustCLIPModel | None
+    batch: Batch
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Share of each sample in the loss on adversarial pixels `(B, 3, H, W)`, `(B,)`."""
+        terms = self.objective(self.student, self.teacher, replace(self.batch, adversarial=outputs))
+        return torch.stack([term.float() for term in terms.values()]).sum().expand(len(outputs))
+
+    def __getitem__(self, kept: Tensor) -> Self:
+        """The same loss for the samples `kept`."""
+        return replace(self, batch=self.batch[kept])

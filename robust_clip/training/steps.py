@@ -8,10 +8,10 @@ import datasets
 import torch
 
 from robust_clip.adaptation import FullFineTuning
-from robust_clip.attacks import Attack, CrossEntropy, sample_generators
+from robust_clip.attacks import Attack, AttackLoss, AttackRun, CrossEntropy, Forward, Victim, sample_generators
 from robust_clip.data import ImageDataset, Mixture
-from robust_clip.models import RobustCLIPModel
-from robust_clip.objectives import Objective
+from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
+from robust_clip.objectives import Batch, Objective, adaptive_problem
 from robust_clip.threat_model import ThreatModel, format_size
 
 from .arguments import AdversarialTrainingArguments
@@ -58,6 +58,21 @@ def frozen_copy(model: RobustCLIPModel) -> RobustCLIPModel:
     """The teacher: what learns is copied, frozen parameters are shared with the student."""
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
+
+
+def inner_problem(
+    objective: Objective, run: AttackRun | None, student: Any, teacher: RobustCLIPModel | None, batch: Batch
+) -> tuple[Forward, AttackLoss]:
+    """What the attack in training sees and climbs: the paper's inner loss, or the one that `run` names."""
+    if run is None:
+        return objective.inner_problem(student, teacher, batch)
+    if batch.class_embeds is None:
+        raise ValueError(f"an attack on {run.loss} needs class embeddings; this data set has no classes")
+    classifier = ZeroShotClassifier(student, batch.class_embeds.detach())
+    victim = Victim(
+        classifier, classifier.embed, lambda pixels, labels: adaptive_problem(objective, student, teacher, batch)
+    )
+    return run.aim(victim, batch.pixels, batch.labels)
 
 
 def refuse_sharded_weights(is_fsdp_enabled: bool) -> None:
@@ -115,7 +130,7 @@ def check_compatible(
 
 def training_record(
     objective: Objective,
-    attack: Attack | None,
+    attack: Attack | AttackRun | None,
     threat_model: ThreatModel | None,
     adaptation: FullFineTuning,
     train_dataset: Any,
@@ -124,6 +139,9 @@ def training_record(
     record: dict[str, Any] = {"objective": type(objective).__name__, "paper": objective.paper.url}
     record |= {f"objective {key}": value for key, value in asdict(objective).items()}  # type: ignore[call-overload]
     record |= {f"trains {key}": value for key, value in asdict(adaptation).items()}
+    if isinstance(attack, AttackRun):
+        record |= {"attack climbs": attack.loss}
+        attack = attack.attack
     if attack is not None and threat_model is not None:
         parameters = {
             key: format_size(value) if key == "step_size" and value else value

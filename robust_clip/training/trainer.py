@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from robust_clip.adaptation import FullFineTuning
-from robust_clip.attacks import Attack, sample_generators
+from robust_clip.attacks import Attack, AttackRun, sample_generators
 from robust_clip.data import PixelCollator
 from robust_clip.evaluation import Protocol, Row, evaluate_robustness, get_protocol, weights_revision
 from robust_clip.hub import render_card
@@ -28,6 +28,7 @@ from .steps import (
     check_arguments,
     check_compatible,
     frozen_copy,
+    inner_problem,
     refuse_sharded_weights,
     training_record,
     zero_loss,
@@ -41,7 +42,8 @@ class AdversarialTrainer(Trainer):
         model: A `RobustCLIPModel`.
         args: Training arguments.
         objective: The paper's loss.
-        attack: The inner attack; `None` for objectives that need none.
+        attack: The inner attack; `None` for objectives that need none. An `AttackRun` says what it climbs in place of
+            the paper's inner loss.
         threat_model: What the inner attack may do; given if and only if `attack` is.
         adaptation: Which parameters learn; by default the vision tower, and the text tower and temperature too where
             the objective trains text.
@@ -64,7 +66,7 @@ class AdversarialTrainer(Trainer):
         args: AdversarialTrainingArguments,
         *,
         objective: Objective,
-        attack: Attack | None = None,
+        attack: Attack | AttackRun | None = None,
         threat_model: ThreatModel | None = None,
         adaptation: FullFineTuning | None = None,
         train_dataset: Any = None,
@@ -72,17 +74,17 @@ class AdversarialTrainer(Trainer):
         processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
+        self.attack_run: AttackRun | None = attack if isinstance(attack, AttackRun) else None
+        attack = self.attack_run.attack if self.attack_run else attack
         towers = ("vision", "text") if objective.trains_text else ("vision",)
         adaptation = adaptation or FullFineTuning(towers, logit_scale=objective.trains_text)
         train_dataset, eval_dataset = as_images(train_dataset), as_images(eval_dataset)
         check_arguments(args, model)
         check_compatible(objective, attack, threat_model, adaptation, train_dataset)
-        self.objective: Objective = objective
-        self.attack: Attack | None = attack
-        self.threat_model: ThreatModel | None = threat_model
+        self.objective, self.attack, self.threat_model = objective, attack, threat_model
         self.base_model = model.name_or_path or None
         adaptation.apply(model)
-        self.record = training_record(objective, attack, threat_model, adaptation, train_dataset)
+        self.record = training_record(objective, self.attack_run or attack, threat_model, adaptation, train_dataset)
         model.config.robustness = self.record
         if not kwargs.get("data_collator"):
             kwargs["data_collator"] = PixelCollator(model.image_size, seed=args.data_seed or args.seed)
@@ -240,11 +242,12 @@ class AdversarialTrainer(Trainer):
             return batch.pixels
         # Not through DDP's wrapper: its reducer would wait for gradients of the inner passes.
         victim = self.accelerator.unwrap_model(model)
-        forward, loss = self.objective.inner_problem(victim, self.teacher, batch)
+        forward, loss = inner_problem(self.objective, self.attack_run, victim, self.teacher, batch)
+        eot_samples = self.attack_run.eot_samples if self.attack_run else 1
         # One stream per image and step, so that neither batch size nor the number of processes changes a start.
         generators = sample_generators(self.args.seed + (self.state.global_step << 32), index.tolist())
         try:
-            return self.attack(forward, batch.pixels, loss, self.threat_model, generators)
+            return self.attack(forward, batch.pixels, loss, self.threat_model, generators, eot_samples=eot_samples)
         except FloatingPointError as error:
             raise FloatingPointError(f"The inner attack failed: {error}. {self._where()}") from error
 

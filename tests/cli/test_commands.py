@@ -45,7 +45,7 @@ def test_attack_writes_an_image_within_the_ball(tiny_checkpoint: Path, photo: Pa
     ("changes", "message"),
     [
         ({"--epsilon": "4"}, "did you mean 4/255"),
-        ({"--attack": "nope"}, "known: fgsm, pgd"),
+        ({"--attack": "nope"}, "known: apgd, auto_attack"),
         ({"--classes": "red"}, "at least two class names"),
         ({"--label": "pink"}, "not among the class names"),
         ({"--image": "nowhere.png"}, "No image file nowhere.png"),
@@ -164,7 +164,7 @@ def test_an_output_directory_is_refused_before_data_are_loaded(
         (["--evaluation.datasets.x.name", "{a: 1}"], "accuracy is of one"),
         (["--evaluation", "{datasets: {x: {}}, resolution: nativ}"], "resolution must be one of"),
         (["--objective", "nope"], "Unknown objective 'nope'; known: clean, contrastive, tecoa"),
-        (["--attack.name", "nope"], "Unknown attack 'nope'; known: fgsm, pgd"),
+        (["--attack.name", "nope"], "Unknown attack 'nope'; known: apgd, auto_attack"),
         (["--attack.stpes", "3"], "Unknown key 'stpes' in section attack; allowed: "),
         (["--training.learning_rat", "3"], "Unknown key 'learning_rat' in section training"),
         (["--data.train", "nope"], "No data set 'nope'"),

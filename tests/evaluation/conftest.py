@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from robust_clip.attacks import PGD
+from robust_clip.attacks import PGD, AttackRun
 from robust_clip.data import PixelCollator, load_image_dataset
-from robust_clip.evaluation import AttackRun, Protocol, Row, evaluate_robustness, read_samples
+from robust_clip.evaluation import Protocol, Row, evaluate_robustness, read_samples
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_classes
 from robust_clip.threat_model import ThreatModel
 

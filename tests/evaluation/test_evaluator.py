@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from robust_clip.attacks import PGD
+from robust_clip.attacks import PGD, AttackRun
 from robust_clip.data import ImageDataset
-from robust_clip.evaluation import AttackRun, Protocol, RecordStore, Row, Sample, evaluate_robustness, get_protocol
+from robust_clip.evaluation import Protocol, RecordStore, Row, Sample, evaluate_robustness, get_protocol
 from robust_clip.evaluation.cascade import Cascade
 from robust_clip.threat_model import ThreatModel
 
@@ -104,7 +104,7 @@ def test_a_killed_run_is_gone_on_from(model, tokenizer, images, two_attacks, tmp
         append(store, samples, seconds)
 
     def note(cascade, candidates):
-        fed.extend(candidate.sample.index for candidate in candidates)
+        fed.extend(candidate.sample for candidate in candidates)
         return feed(cascade, candidates)
 
     with monkeypatch.context() as patched:
@@ -116,8 +116,12 @@ def test_a_killed_run_is_gone_on_from(model, tokenizer, images, two_attacks, tmp
     monkeypatch.setattr(Cascade, "feed", note)
     run(resume=True)
     assert folder_of(tmp_path / "killed") == whole
-    assert sorted(fed + [sample.index for part in parts for sample in part]) == list(range(24))
+    known = {sample.index: sample for part in parts for sample in part}
+    done = [index for index, sample in known.items() if sample.through(2)]
+    assert sorted([sample.index for sample in fed] + done) == list(range(24))
     assert len(fed) < 24
+    assert all(sample == known.get(sample.index, replace(sample, withstood=0)) for sample in fed)
+    assert any(sample.withstood for sample in fed)
 
 
 def test_a_finished_row_is_not_computed_again(model, tokenizer, images, tmp_path, monkeypatch):

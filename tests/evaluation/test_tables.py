@@ -67,6 +67,11 @@ def test_a_name_stands_for_one_model(rows):
         markdown_table([rows[0], other])
 
 
+def test_names_do_not_break_the_table(row):
+    line = markdown_table([row(model={"id": "a|b <script>\n![x](http://y)", "revision": "1"})]).splitlines()[2]
+    assert line.startswith("| coloured | a\\|b &lt;script> !\\[x\\](http://y) | 4 | 75.0 [30.0, 95.0] |")
+
+
 def test_table_replaces_what_stands_between_the_markers(tmp_path):
     file = tmp_path / "page.md"
     file.write_text("before\n<!-- rows:begin -->\nold\n<!-- rows:end -->\nafter\n")

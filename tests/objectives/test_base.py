@@ -6,7 +6,9 @@ import inspect
 import pytest
 import torch
 
-from robust_clip.objectives import OBJECTIVES, Clean, TeCoA
+from robust_clip.attacks import PGD, sample_generators
+from robust_clip.objectives import OBJECTIVES, Clean, TeCoA, adaptive_problem
+from robust_clip.threat_model import ThreatModel
 
 every_objective = pytest.mark.parametrize("objective_class", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -60,3 +62,36 @@ def test_the_attack_climbs_class_prompt_cross_entropy_per_sample(tiny_model, bat
     torch.testing.assert_close(losses.mean(), TeCoA()(tiny_model, None, batch)["tecoa"])
     losses.sum().backward()
     assert batch.class_embeds.grad is None
+
+
+def test_an_adaptive_attack_climbs_the_whole_training_loss(tiny_model, batch):
+    forward, loss = adaptive_problem(TeCoA(), tiny_model, None, batch)
+    losses = loss(forward(batch.adversarial))
+    assert losses.shape == (6,)
+    torch.testing.assert_close(losses, TeCoA()(tiny_model, None, batch)["tecoa"].expand(6))
+    kept = torch.tensor([4, 1])
+    few = loss[kept](batch.adversarial[kept])
+    torch.testing.assert_close(few.mean(), TeCoA()(tiny_model, None, batch[kept])["tecoa"])
+
+
+def test_climbing_the_loss_of_tecoa_is_climbing_cross_entropy(tiny_model, batch):
+    """Its mean over the batch moves each image as its own cross-entropy does."""
+    attack, allowed = PGD(steps=3), ThreatModel("linf", "8/255")
+    adversarial = [
+        attack(forward, batch.pixels, loss, allowed, sample_generators(0, range(6)))
+        for forward, loss in (
+            TeCoA().inner_problem(tiny_model, None, batch),
+            adaptive_problem(TeCoA(), tiny_model, None, batch),
+        )
+    ]
+    torch.testing.assert_close(adversarial[0], adversarial[1])
+
+
+def test_an_adaptive_attack_puts_the_model_into_eval_mode(tiny_model, batch):
+    forward, loss = adaptive_problem(TeCoA(), tiny_model.train(), None, batch)
+    seen = []
+    tiny_model.visual_projection.register_forward_hook(lambda *_: seen.append(tiny_model.training))
+    PGD(steps=1)(forward, batch.pixels, loss, ThreatModel("linf", "1/255"), sample_generators(0, range(6)))
+    assert seen
+    assert not any(seen)
+    assert tiny_model.training

@@ -1,0 +1,108 @@
+"""What judges images by a protocol: the classifier that attacks see, and the one for attacked prompts."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robust_clip.attacks import AttackRun, InnerProblem, Victim
+from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_texts, fill_templates, pool_templates
+from robust_clip.threat_model import ThreatModel
+
+from .protocol import Precision, Protocol
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What judges the images, and how.
+
+    Args:
+        classifier: From pixels to logits by clean class prompts, in eval mode: what attacks on images see.
+        protocol: The attacks, what they may do, and the precision.
+        device: Of the classifier.
+        attacked_prompts: From pixels to logits by attacked class prompts, for a protocol that attacks texts: what
+            judges the attacked images then.
+        inner_problem: What an objective's own attack climbs, for protocols with the loss `objective`.
+    """
+
+    classifier: ZeroShotClassifier
+    protocol: Protocol
+    device: torch.device
+    attacked_prompts: ZeroShotClassifier | None = None
+    inner_problem: InnerProblem | None = None
+
+    def attack(
+        self, run: AttackRun, threat_model: ThreatModel, pixels: Tensor, labels: Tensor, **how: Any
+    ) -> Tensor:
+        """Adversarial images of a batch."""
+        victim = Victim(self.classifier, self.classifier.embed, self.inner_problem)
+        forward, loss = run.aim(victim, pixels, labels)
+        return run.attack(forward, pixels, loss, threat_model, eot_samples=run.eot_samples, **how)
+
+    def logits(self, pixels: Tensor, attacked: bool) -> Tensor:
+        """By clean prompts, or by attacked ones if the images have been attacked and the protocol attacks texts."""
+        judge = self.attacked_prompts if attacked and self.attacked_prompts else self.classifier
+        logits: Tensor = judge(pixels)
+        return logits
+
+
+def set_up(
+    model: RobustCLIPModel,
+    tokenizer: Any,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    protocol: Protocol,
+    seed: int,
+    inner_problem: InnerProblem | None = None,
+) -> Bench:
+    """The bench of a model: class embeddings are computed here, once, and class prompts attacked once.
+
+    Args:
+        model: In eval mode.
+        tokenizer: The tokenizer of the model.
+        class_names: C names.
+        templates: Sentences with `{}` for the name.
+        protocol: What is measured.
+        seed: Of the attack on texts.
+        inner_problem: See `Bench`.
+
+    Raises:
+        ValueError: If the weights have not the precision of the protocol.
+    """
+    if protocol.precision == "fp32" and model.dtype != torch.float32:
+        raise ValueError(f"protocol {protocol.name!r} asks for fp32, the weights are {model.dtype}: use model.float()")
+    prompts = fill_templates(class_names, templates)
+    encode = partial(embed_texts, model, tokenizer)
+
+    def classifier(texts: Sequence[str]) -> ZeroShotClassifier:
+        class_embeds = pool_templates(encode(texts), len(class_names))
+        made = ZeroShotClassifier(model, class_embeds, batch_multiple=8, temperature=protocol.temperature)
+        if protocol.compiled:
+            made.compile(dynamic=True)
+        return made
+
+    with numerics(protocol.precision, model.device.type):
+        attacked = classifier(protocol.text_attack(encode, prompts, seed=seed)) if protocol.text_attack else None
+        return Bench(classifier(prompts), protocol, model.device, attacked, inner_problem)
+
+
+@contextmanager
+def numerics(precision: Precision, device_type: str) -> Iterator[None]:
+    """Compute in the precision of a protocol, whatever the caller's settings; they are put back afterwards."""
+    # cuDNN convolves in TF32 unless told otherwise. Recurrent nets are listed only because PyTorch complains about
+    # reading its older flag while its parts differ.
+    cudnn: Any = torch.backends.cudnn
+    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for backend, setting in zip(backends, before, strict=True):
+            backend.fp32_precision = setting
