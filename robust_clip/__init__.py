@@ -1,7 +1,20 @@
 """CLIP models that adversaries cannot fool, and an honest number for how well they hold."""
 
-from robust_clip.attacks import FGSM, PGD
-from robust_clip.evaluation import evaluate_robustness, get_protocol, get_protocols
+from robust_clip.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    LEAF,
+    PGD,
+    AttackRun,
+    AutoAttack,
+    BERTAttack,
+    CarliniWagner,
+    Charmer,
+    Square,
+    WordList,
+)
+from robust_clip.evaluation import Protocol, evaluate_robustness, get_protocol, get_protocols
 from robust_clip.models import (
     RobustCLIPConfig,
     RobustCLIPModel,
@@ -14,19 +27,31 @@ from robust_clip.threat_model import ThreatModel
 from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
 
 __all__ = [
+    "APGD",
+    "FAB",
     "FGSM",
+    "LEAF",
     "PGD",
     "AdversarialTrainer",
     "AdversarialTrainingArguments",
+    "AttackRun",
+    "AutoAttack",
+    "BERTAttack",
+    "CarliniWagner",
+    "Charmer",
     "Clean",
     "Contrastive",
+    "Protocol",
     "RobustCLIPConfig",
     "RobustCLIPModel",
+    "Square",
     "TeCoA",
     "ThreatModel",
+    "WordList",
     "ZeroShotClassifier",
     "evaluate_robustness",
     "get_protocol",
+    "get_protocols",
     "load_checkpoint",
     "packaged_checkpoint",
 ]

@@ -189,7 +189,8 @@ def _prepare(args: argparse.Namespace) -> tuple[Comparison, dict[str, Any]]:
     bench = set_up(model, processor.tokenizer, dataset.class_names, dataset.templates[:1], protocol, args.seed)
     chosen = protocol.choose(len(dataset), args.seed)
     batch = PixelCollator(model.image_size, args.resolution)([dataset[row] for row in chosen])
-    pixels, labels = batch["pixels"].to(bench.device), batch["labels"].to(bench.device)
+    # pyautoattack takes views of gradients, which have the memory layout of the images.
+    pixels, labels = batch["pixels"].contiguous().to(bench.device), batch["labels"].to(bench.device)
     with torch.no_grad():
         logits = torch.cat([bench.classifier(images) for images in pixels.split(args.batch_size)])
     right = (logits.argmax(dim=1) == labels).nonzero().flatten()

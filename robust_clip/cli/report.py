@@ -1,15 +1,20 @@
-"""`robust-clip report`: measured rows as a table in Markdown."""
+"""`robust-clip report`: measured rows as a table in Markdown, or as a report with all that was kept beside them."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from robust_clip.evaluation.report import read_records, report_kind, write_report
 from robust_clip.evaluation.tables import insert_table, markdown_table, read_rows
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table, or puts it into a file."""
+    """Writes a report, puts the table into a file, or prints it."""
+    if args.out:
+        report_kind(args.out)
+        write_report(read_records(args.rows), args.out)
+        return 0
     table = markdown_table(row for folder in args.rows for row in read_rows(folder))
     if args.into:
         insert_table(args.into, table)
@@ -20,7 +25,9 @@ def run(args: argparse.Namespace) -> int:
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
-    parser = subparsers.add_parser("report", help="measured rows as a table", description=__doc__)
+    parser = subparsers.add_parser("report", help="measured rows as a table or a report", description=__doc__)
     parser.add_argument("rows", type=Path, nargs="+", help="folders with rows, as evaluate --records writes them")
-    parser.add_argument("--into", type=Path, help="Markdown file with the markers of a table; printed if not given")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--into", type=Path, help="Markdown file with the markers of a table; printed if not given")
+    place.add_argument("--out", type=Path, help="a report instead: an HTML page (.html) or the same as Markdown (.md)")
     parser.set_defaults(run=run)

@@ -85,6 +85,7 @@ def evaluate_robustness(
         "threat_model": str(protocol.threat_model) if protocol.threat_model else None,
         "seed": seed,
         "substituted": substituted,
+        "attacks": list(fitted.attack_names),
     }
     store = RecordStore(records_dir, dataset.name, dataset.split, protocol) if records_dir is not None else None
     row, known, seconds = on_main(partial(_open, store, identity, resume))

@@ -91,6 +91,7 @@ class Row:
         seconds: Spent by all processes together, those of killed runs included.
         finished: Date and time, UTC, ISO 8601.
         substituted: What of the protocol was changed or left out for want of classes.
+        attacks: Names of the attacks that were run, in order, as samples call them.
     """
 
     model: dict[str, str]
@@ -109,6 +110,7 @@ class Row:
     seconds: float = field(compare=False)
     finished: str = field(compare=False)
     substituted: list[str] = field(default_factory=list)
+    attacks: list[str] = field(default_factory=list)
 
     @classmethod
     def measured(
@@ -117,7 +119,8 @@ class Row:
         """Count samples.
 
         Args:
-            identity: What the row says of what was measured: its fields from `model` to `seed`, and `substituted`.
+            identity: What the row says of what was measured: its fields from `model` to `seed`, `substituted`,
+                `attacks`.
             samples: All of them.
             seconds: That they took.
             checks: What sanity checks found wrong.

@@ -1,14 +1,25 @@
 """Tables in Markdown, rendered from rows."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from robust_clip.threat_model import format_size
-
-from .records import Row, percent
+from .records import Row
+from .side_by_side import group_rows, make_table
 
 _BEGIN, _END = "<!-- rows:begin -->", "<!-- rows:end -->"
+
+
+def find_rows(folder: str | Path) -> list[Path]:
+    """Paths of every `row.json` below `folder`, in order.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    paths = sorted(Path(folder).rglob("row.json"))
+    if not paths:
+        raise ValueError(f"{folder} holds no row.json; give the folder that `robust-clip evaluate --records` wrote.")
+    return paths
 
 
 def read_rows(folder: str | Path) -> list[Row]:
@@ -17,10 +28,7 @@ def read_rows(folder: str | Path) -> list[Row]:
     Raises:
         ValueError: If there are none.
     """
-    paths = sorted(Path(folder).rglob("row.json"))
-    if not paths:
-        raise ValueError(f"{folder} holds no row.json; give the folder that `robust-clip evaluate --records` wrote.")
-    return [Row.read(path) for path in paths]
+    return [Row.read(path) for path in find_rows(folder)]
 
 
 def markdown_table(rows: Iterable[Row]) -> str:
@@ -28,30 +36,35 @@ def markdown_table(rows: Iterable[Row]) -> str:
 
     Raises:
         ValueError: If the rows come from several protocols or seeds, which one table must not mix, if one name stands
-            for several revisions of a model, or if two rows want the same cell.
+            for several revisions of a model or a data set, or if two rows want the same cell.
     """
-    rows = list(rows)
-    measures = sorted({_measure(row) for row in rows})
-    if len(measures) != 1:
-        raise ValueError(f"One table holds one protocol and seed, these rows have {len(measures)}: {measures}.")
-    _refuse_several_revisions(rows)
-    epsilons = sorted({_epsilon(row) for row in rows})
-    cells: dict[tuple[str, str], dict[float, Row]] = defaultdict(dict)
-    for row in rows:
-        dataset, model, epsilon = row.dataset["name"], row.model["id"], _epsilon(row)
-        if epsilon in cells[dataset, model]:
-            raise ValueError(f"Two rows measure {model} on {dataset} at {format_size(epsilon)}; leave one out.")
-        cells[dataset, model][epsilon] = row
-    header = ["data set", "model", "images", "clean", *(f"robust at {format_size(epsilon)}" for epsilon in epsilons)]
-    lines = [_line(header), _line(["---"] * len(header))]
-    for (dataset, model), found in sorted(cells.items()):
-        first = next(iter(found.values()))
-        clean = percent(first.clean_accuracy, first.clean_interval, missing="")
-        robust = [
-            percent(r.robust_accuracy, r.robust_interval, missing="") if (r := found.get(e)) else "" for e in epsilons
-        ]
-        lines.append(_line([dataset, model, str(first.n), clean, *robust]))
-    return "\n".join([*lines, "", f"{measures[0]}. In %, with 95 % Wilson intervals."])
+    groups = group_rows(rows)
+    if len(groups) != 1:
+        raise ValueError(f"One table holds one protocol and seed, these rows have {len(groups)}: {sorted(groups)}.")
+    ((measure, group),) = groups.items()
+    table = make_table(measure, group)
+    header = ["data set", "model", "images", *table.columns]
+    lines = [[line.dataset, line.model, line.images, *map(str, line.cells)] for line in table.lines]
+    ruled = [header, ["---"] * len(header), *([markdown_text(cell) for cell in line] for line in lines)]
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
+    return f"{text}\n\n{markdown_text(measure)}. In %, with 95 % Wilson intervals."
+
+
+def markdown_text(text: object) -> str:
+    r"""Text of any origin as one line of Markdown that shows it and does nothing else.
+
+    Args:
+        text: Turned into a string. Brackets are escaped only where they could become a link, so that intervals stay
+            readable in the source.
+
+    Example:
+        >>> print(markdown_text("a|b <script>"), markdown_text("![x](y)"), markdown_text("nano_clip [1.0, 2.0]"))
+        a\|b &lt;script> !\[x\](y) nano_clip [1.0, 2.0]
+    """
+    line = re.sub(r"([\\|`*~])", r"\\\1", " ".join(str(text).split()))
+    if re.search(r"\][\[(:]", line):
+        line = re.sub(r"([\[\]])", r"\\\1", line)
+    return line.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def insert_table(path: str | Path, table: str) -> None:
@@ -65,30 +78,3 @@ def insert_table(path: str | Path, table: str) -> None:
         raise ValueError(f"{path} has no place for the table: put {_BEGIN} and {_END} on lines of their own.")
     before, rest = text.split(_BEGIN, 1)
     Path(path).write_text(f"{before}{_BEGIN}\n{table}\n{_END}{rest.split(_END, 1)[1]}")
-
-
-def _refuse_several_revisions(rows: Iterable[Row]) -> None:
-    revisions: dict[str, str] = {}
-    for row in rows:
-        model, revision = row.model["id"], row.model["revision"]
-        if revisions.setdefault(model, revision) != revision:
-            raise ValueError(
-                f"The name {model} stands for two models in these rows, {revisions[model]} and {revision}; give the "
-                "rows of one of them."
-            )
-
-
-def _measure(row: Row) -> str:
-    protocol = row.protocol
-    norm = protocol["threat_model"]["norm"] if protocol["threat_model"] else "no attack"
-    name = f"{protocol['name']} v{protocol['version']}"
-    how = f"{protocol['resolution']} grid, {protocol['templates']} templates, {protocol['precision']}"
-    return f"Protocol {name}, {norm}, {how}, {row.dataset['split']} split, seed {row.seed}"
-
-
-def _epsilon(row: Row) -> float:
-    return float(row.protocol["threat_model"]["epsilon"]) if row.protocol["threat_model"] else 0.0
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -23,7 +23,17 @@ def test_parts_come_back_with_their_seconds(store):
     store.begin(IDENTITY, resume=False)
     store.append([Sample(8, 1, 1), Sample(3)], seconds=1.5)
     store.append([Sample(4, 0, 0)], seconds=0.5)
-    assert store.read_parts() == ([Sample(8, 1, 1), Sample(3), Sample(4, 0, 0)], 2.0)
+    assert store.read_parts() == ([Sample(3), Sample(4, 0, 0), Sample(8, 1, 1)], 2.0)
+
+
+def test_the_furthest_state_of_a_sample_counts(store):
+    store.begin(IDENTITY, resume=False)
+    store.append([Sample(8, 1, 1, 1, withstood=1), Sample(4, 1, 1, 1, withstood=1)], seconds=1.0)
+    store.append([Sample(8, 1, 1, 1, withstood=2), Sample(4, 1, 1, 0, "2-pgd-margin", withstood=1)], seconds=1.0)
+    assert store.read_parts()[0] == [
+        Sample(4, 1, 1, 0, "2-pgd-margin", withstood=1),
+        Sample(8, 1, 1, 1, withstood=2),
+    ]
 
 
 def test_a_part_in_the_making_is_not_read(store):

@@ -1,0 +1,238 @@
+"""A report on measured rows: one HTML page that needs nothing else, or the same as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .broken_by import BrokenTable, broken_table, read_kept_samples
+from .examples import ImageExample, Picture, TextExample, names_of, picture, read_examples, word_changes
+from .plots import style_of, svg_accuracy
+from .records import Row, Sample
+from .side_by_side import Table, epsilon_of, group_rows, make_table, short_revision
+from .tables import find_rows, markdown_text
+
+_TEMPLATES = {".html": "report_template.html", ".md": "report_template.md"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row, and what was kept beside it.
+
+    Args:
+        folder: That holds them.
+        row: The row.
+        samples: What became of each image; `None` if that was not kept.
+        examples: Adversarial images and texts to be looked at.
+    """
+
+    folder: Path
+    row: Row
+    samples: list[Sample] | None
+    examples: list[ImageExample | TextExample]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one protocol says with one seed.
+
+    Args:
+        table: Accuracies.
+        models: In the table.
+        plots: Accuracy against epsilon, by data set, as `svg` elements; none in Markdown.
+        no_plots: Why there are none, where there should be some; else empty.
+        broken: Which attack broke what; `None` where nothing was attacked.
+    """
+
+    table: Table
+    models: list[str]
+    plots: dict[str, str]
+    no_plots: str
+    broken: BrokenTable | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a reader must know before believing a row.
+
+    Args:
+        kind: `check failed`, `substituted` or `skipped`.
+        text: What was found.
+    """
+
+    kind: str
+    text: str
+
+
+def read_records(folders: Iterable[str | Path]) -> list[Record]:
+    """Every row below some folders, with what was kept beside it.
+
+    Raises:
+        ValueError: If a folder holds no rows, or something that was kept cannot be read.
+    """
+    return [
+        Record(path.parent, Row.read(path), read_kept_samples(path.parent), read_examples(path.parent))
+        for folder in folders
+        for path in find_rows(folder)
+    ]
+
+
+def write_report(records: Sequence[Record], path: str | Path) -> None:
+    """Write a report.
+
+    Args:
+        records: Rows, of one protocol or several.
+        path: Of the file; `.html` and `.md` tell the kind.
+
+    Raises:
+        ValueError: If the name of the file ends otherwise, or as `render_report` does.
+    """
+    kind = report_kind(path)
+    Path(path).write_text(render_report(records, kind), encoding="utf-8")
+
+
+def report_kind(path: str | Path) -> str:
+    """The ending of a report's name: `.html` or `.md`.
+
+    Raises:
+        ValueError: If it ends otherwise.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in _TEMPLATES:
+        raise ValueError(f"a report is written to a file that ends in {' or '.join(_TEMPLATES)}, got {path}")
+    return kind
+
+
+def render_report(records: Sequence[Record], kind: str) -> str:
+    """The report as text.
+
+    Args:
+        records: Rows, of one protocol or several.
+        kind: `.html`: a page without scripts that loads nothing, its styles, plots and images being part of it.
+            `.md`: the same in Markdown, without plots and images.
+
+    Raises:
+        ValueError: If rows contradict each other, see `group_rows` and `make_table`, or samples or images that were
+            kept do not fit their row.
+    """
+    html = kind == ".html"
+    settings: dict[str, Any] = {"autoescape": True} if html else {"finalize": markdown_text}
+    template = Path(__file__).with_name(_TEMPLATES[kind]).read_text(encoding="utf-8")
+    page = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, **settings)
+    page.globals |= {"where": _where, "share": _share, "style_of": style_of}
+    page.globals |= {"names_of": names_of, "word_changes": word_changes}
+    rows = [record.row for record in records]
+    groups = sorted(group_rows(rows).items())
+    return page.from_string(template).render(
+        facts=_facts(rows),
+        findings=_grouped_findings(rows),
+        sections=[_section(measure, group, records, html) for measure, group in groups],
+        examples=[(record.row, *_examples(record, html)) for record in records if record.examples],
+    )
+
+
+def _section(measure: str, rows: Sequence[Row], records: Sequence[Record], html: bool) -> Section:
+    table = make_table(measure, rows)
+    models = sorted({row.model["id"] for row in rows})
+    by_dataset = {line.dataset: [row for row in rows if row.dataset["name"] == line.dataset] for line in table.lines}
+    drawn = {name: some for name, some in by_dataset.items() if len({epsilon_of(row) for row in some}) > 1}
+    plots, no_plots = {}, ""
+    try:
+        plots = {name: svg_accuracy(some, models) for name, some in drawn.items() if html}
+    except ImportError as error:
+        no_plots = str(error)
+    attacked = {id(row) for row in rows if row.robust_accuracy is not None}
+    fates = [(record.row, record.samples) for record in records if id(record.row) in attacked]
+    return Section(table, models, plots, no_plots, broken_table(fates) if fates else None)
+
+
+def _grouped_findings(rows: Sequence[Row]) -> list[tuple[tuple[Finding, ...], list[Row]]]:
+    """Findings, failed checks first, each set of them with the rows that it holds for."""
+    groups: dict[tuple[Finding, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_findings(row), []).append(row)
+    return sorted(((found, some) for found, some in groups.items() if found), key=lambda group: group[0][0].kind)
+
+
+def _findings(row: Row) -> tuple[Finding, ...]:
+    found = [Finding("check failed", text) for text in row.checks]
+    found += [Finding("substituted", text) for text in row.substituted]
+    if row.skipped:
+        found.append(Finding("skipped", f"{row.skipped} images could not be read and count in no number"))
+    return tuple(found)
+
+
+def _examples(record: Record, html: bool) -> tuple[list[tuple[ImageExample, Picture | None]], list[TextExample]]:
+    images = [example for example in record.examples if isinstance(example, ImageExample)]
+    texts = [example for example in record.examples if isinstance(example, TextExample)]
+    return [(example, picture(record.folder, example) if html else None) for example in images], texts
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """What was measured by what, as lists of phrases by their heading."""
+    models = {f"{row.model['id']} (revision {short_revision(row.model['revision'])})" for row in rows}
+    sizes: dict[str, set[int]] = {}
+    versions: dict[str, set[str]] = {}
+    for row in rows:
+        sizes.setdefault(f"{row.dataset['name']} {row.dataset['split']}", set()).add(row.n)
+        for library, version in row.versions.items():
+            versions.setdefault(library, set()).add(version)
+    days = sorted({row.finished[:10] for row in rows})
+    seconds = sum(row.seconds for row in rows)
+    return {
+        "models": sorted(models),
+        "protocols": list(dict.fromkeys(_describe(row.protocol) for row in rows)),
+        "data sets": [f"{name}: {_range(found)} images" for name, found in sorted(sizes.items())],
+        "seeds": [", ".join(map(str, sorted({row.seed for row in rows})))],
+        "measured": [
+            f"{len(rows)} rows, finished {' to '.join(dict.fromkeys((days[0], days[-1])))}, in {_duration(seconds)}"
+        ],
+        "libraries": [f"{library} {', '.join(sorted(found))}" for library, found in versions.items()],
+    }
+
+
+def _describe(protocol: dict[str, Any]) -> str:
+    """A protocol without its epsilon: its attacks with all their parameters, and its source."""
+    texts = [protocol["text_attack"]] if protocol.get("text_attack") else []
+    attacks = [
+        *(f"{_call(attack)} on {attack['loss']}" for attack in protocol["attacks"]),
+        *(f"{_call(attack)} on class prompts" for attack in texts),
+    ]
+    name = f"{protocol['name']} v{protocol['version']}"
+    return f"{name}: {', then '.join(attacks) or 'no attack'}. Source: {protocol['source']}"
+
+
+def _call(attack: dict[str, Any]) -> str:
+    settings = [f"{name}={value}" for name, value in attack["parameters"].items() if value is not None]
+    # Such as the alphabet of an attack on characters.
+    return f"{attack['attack']}({', '.join(text if len(text) <= 60 else text[:57] + '...' for text in settings)})"
+
+
+def _where(row: Row) -> str:
+    """A row in a few words."""
+    protocol = f"{row.protocol['name']} v{row.protocol['version']}"
+    what = [f"{row.dataset['name']} {row.dataset['split']}", row.model["id"], protocol]
+    return ", ".join([*what, *([row.threat_model] if row.threat_model else []), f"seed {row.seed}"])
+
+
+def _share(share: float | None) -> str:
+    """A share in %, and a dash for one that is not known."""
+    return "\u2013" if share is None else f"{100 * share:.1f}"
+
+
+def _range(numbers: set[int]) -> str:
+    return " to ".join(dict.fromkeys(str(end) for end in (min(numbers), max(numbers))))
+
+
+def _duration(seconds: float) -> str:
+    """Time as people say it.
+
+    >>> _duration(42.3), _duration(4000)
+    ('42 seconds', '1.1 hours')
+    """
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,207 @@
+"""Accuracies of models side by side: which rows may be compared, and what the comparison says."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from robust_clip.threat_model import format_size
+
+from .records import Row, percent
+
+_Places = Mapping[tuple[str, str], Mapping[float, Row]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, as text.
+
+    Args:
+        value: In %, with one digit; empty where nothing was measured.
+        note: What stands beside it, such as its interval; may be empty.
+        best: Whether it lies above all others of its data set and column, and no interval overlaps its own.
+        doubtful: Whether a check of its row failed, or part of the protocol was replaced.
+    """
+
+    value: str
+    note: str = ""
+    best: bool = False
+    doubtful: bool = False
+
+    def __str__(self) -> str:
+        """Number and note: `50.0 [25.0, 75.0]`."""
+        return f"{self.value} {self.note}".strip()
+
+
+@dataclass(frozen=True)
+class Line:
+    """The numbers of a model on a data set.
+
+    Args:
+        dataset: Name of the data set.
+        model: Id of the model.
+        images: How many were measured.
+        cells: One for each column of the table.
+    """
+
+    dataset: str
+    model: str
+    images: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one protocol says with one seed.
+
+    Args:
+        measure: Which protocol, and how it was run.
+        columns: Names of the columns with accuracies: clean, then robust at each epsilon.
+        lines: By data set, then model.
+        means: For each model the unweighted mean over data sets, with no number in columns where models were measured
+            on different data sets; none for a single data set.
+    """
+
+    measure: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    means: tuple[Line, ...]
+
+    @property
+    def groups(self) -> list[tuple[str, list[Line]]]:
+        """Lines and means by what they are about."""
+        return [(name, list(lines)) for name, lines in groupby(self.lines + self.means, lambda line: line.dataset)]
+
+
+def group_rows(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by what they measure and how, which is what a table may compare.
+
+    Raises:
+        ValueError: If one name stands for several revisions of a model.
+    """
+    groups: dict[str, list[Row]] = defaultdict(list)
+    revisions: dict[str, str] = {}
+    for row in rows:
+        name, revision = row.model["id"], row.model["revision"]
+        if revisions.setdefault(name, revision) != revision:
+            raise ValueError(
+                f"The name {name} stands for two models in these rows, {revisions[name]} and {revision}; give the "
+                "rows of one of them."
+            )
+        groups[_measure(row)].append(row)
+    return dict(groups)
+
+
+def make_table(measure: str, rows: Sequence[Row]) -> Table:
+    """The table of one group of `group_rows`.
+
+    Raises:
+        ValueError: If two rows want the same cell, or one name stands for several revisions of a data set or of its
+            class prompts.
+    """
+    places: dict[tuple[str, str], dict[float, Row]] = defaultdict(dict)
+    sources: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        dataset, model, epsilon = row.dataset["name"], row.model["id"], epsilon_of(row)
+        if epsilon in places[dataset, model]:
+            raise ValueError(f"Two rows measure {model} on {dataset} at {format_size(epsilon)}; leave one out.")
+        places[dataset, model][epsilon] = row
+        source = str(row.dataset["revision"]), str(row.dataset["prompts"])
+        if sources.setdefault(dataset, source) != source:
+            raise ValueError(
+                f"The name {dataset} stands for two data sets in these rows, of revisions and class prompts "
+                f"{sources[dataset]} and {source}; give the rows of one of them."
+            )
+    found = {place: places[place] for place in sorted(places)}
+    epsilons = sorted({epsilon_of(row) for row in rows if row.robust_accuracy is not None})
+    columns = [_column(epsilon, rows) for epsilon in epsilons]
+    lines = tuple(_line(found, dataset, model, epsilons) for dataset, model in found)
+    return Table(measure, ("clean", *columns), lines, _means(found, epsilons))
+
+
+def epsilon_of(row: Row) -> float:
+    """Radius of the attacks on images, 0 where there are none."""
+    return float(row.protocol["threat_model"]["epsilon"]) if row.protocol["threat_model"] else 0.0
+
+
+def short_revision(revision: str) -> str:
+    """Enough of a revision to tell models apart by eye.
+
+    >>> short_revision("sha256:0123456789abcdef")
+    '01234567'
+    """
+    return revision.removeprefix("sha256:")[:8]
+
+
+def _line(places: _Places, dataset: str, model: str, epsilons: Sequence[float]) -> Line:
+    found = places[dataset, model]
+    sizes = sorted({row.n for row in found.values()})
+    others = [other for place, other in places.items() if place[0] == dataset and place[1] != model]
+    cells = [_cell(_largest(found), [_largest(other) for other in others], clean=True, with_n=len(sizes) > 1)]
+    for epsilon in epsilons:
+        rivals = [other[epsilon] for other in others if epsilon in other]
+        cells.append(_cell(found.get(epsilon), rivals, clean=False, with_n=len(sizes) > 1))
+    return Line(dataset, model, ", ".join(map(str, sizes)), tuple(cells))
+
+
+def _cell(row: Row | None, rivals: Sequence[Row], *, clean: bool, with_n: bool) -> Cell:
+    """The number of `row`, marked if it is above those of `rivals` beyond doubt."""
+    accuracy, interval = _accuracy(row, clean)
+    if row is None or accuracy is None or interval is None:
+        return Cell("")
+    value, note = percent(accuracy, interval, missing="").split(" ", 1)
+    # Checks and substitutions are about attacks, unless there are none.
+    about_this = not clean or row.robust_accuracy is None
+    highs = [other[1] for rival in rivals if (other := _accuracy(rival, clean)[1]) is not None]
+    best = bool(highs) and interval[0] > max(highs) and not (about_this and row.checks)
+    doubtful = about_this and bool(row.checks or row.substituted)
+    return Cell(value, f"{note} n={row.n}" if with_n else note, best, doubtful)
+
+
+def _means(places: _Places, epsilons: Sequence[float]) -> tuple[Line, ...]:
+    datasets, models = (sorted({place[side] for place in places}) for side in (0, 1))
+    if len(datasets) < 2:
+        return ()
+    cells: dict[str, list[Cell]] = {model: [] for model in models}
+    for epsilon in (None, *epsilons):
+        numbers: dict[str, dict[str, float]] = {model: {} for model in models}
+        for (dataset, model), found in places.items():
+            row = _largest(found) if epsilon is None else found.get(epsilon)
+            if (accuracy := _accuracy(row, clean=epsilon is None)[0]) is not None:
+                numbers[model][dataset] = accuracy
+        sets = numbers[models[0]].keys()
+        comparable = len(sets) > 1 and all(numbers[model].keys() == sets for model in models)
+        note = "" if len(sets) == len(datasets) else f"({len(sets)} sets)"
+        for model in models:
+            cell = Cell(f"{100 * sum(numbers[model].values()) / len(sets):.1f}", note) if comparable else Cell("")
+            cells[model].append(cell)
+    return tuple(Line("unweighted mean", model, f"{len(datasets)} sets", tuple(cells[model])) for model in models)
+
+
+def _accuracy(row: Row | None, clean: bool) -> tuple[float | None, tuple[float, float] | None]:
+    if row is None:
+        return None, None
+    return (row.clean_accuracy, row.clean_interval) if clean else (row.robust_accuracy, row.robust_interval)
+
+
+def _largest(found: Mapping[float, Row]) -> Row:
+    """Of the rows of a model on a data set the one with the most images, which knows clean accuracy best."""
+    return max(found.values(), key=lambda row: row.n)
+
+
+def _column(epsilon: float, rows: Sequence[Row]) -> str:
+    return f"robust at {format_size(epsilon)}" if any(row.protocol["threat_model"] for row in rows) else "robust"
+
+
+def _measure(row: Row) -> str:
+    protocol = row.protocol
+    attacked = [protocol["threat_model"]["norm"]] if protocol["threat_model"] else []
+    if text := protocol.get("text_attack"):
+        language_model = text["parameters"].get("masked_lm")
+        attacked.append(f"texts by {text['attack']}" + (f" with {language_model}" if language_model else ""))
+    how = [f"{protocol['resolution']} grid", f"{protocol['templates']} templates", protocol["precision"]]
+    how += [f"temperature {protocol['temperature']:g}"] if protocol.get("temperature") is not None else []
+    how += ["compiled"] if protocol.get("compiled") else []
+    how += ["first samples"] if protocol["samples"] and protocol["sample_choice"] == "first" else []
+    name = f"Protocol {protocol['name']} v{protocol['version']}"
+    return ", ".join([name, *(attacked or ["no attack"]), *how, f"{row.dataset['split']} split", f"seed {row.seed}"])
