@@ -21,6 +21,8 @@ REPOSITORY = Path(__file__).parents[1]
 REGISTRIES = {
     "robust_clip/attacks/__init__.py": "ATTACKS",
     "robust_clip/attacks/losses.py": "LOSSES",
+    "robust_clip/attacks/multimodal.py": "MULTIMODAL_ATTACKS",
+    "robust_clip/attacks/text_registry.py": "TEXT_ATTACKS",
     "robust_clip/data/datasets.py": "DATASETS",
     "robust_clip/objectives/__init__.py": "OBJECTIVES",
     "robust_clip/evaluation/presets.py": "PRESETS",

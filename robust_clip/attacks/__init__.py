@@ -6,10 +6,11 @@ from robust_clip.attacks.base import Attack, Forward, Problem, input_gradient, s
 from robust_clip.attacks.bert_attack import BERTAttack
 from robust_clip.attacks.carlini_wagner import CarliniWagner
 from robust_clip.attacks.character import LEAF, Charmer
-from robust_clip.attacks.embedding import EMBEDDING_LOSSES, EmbeddingDistance
+from robust_clip.attacks.embedding import EMBEDDING_LOSSES, EmbeddingDistance, JointDivergence, SetDissimilarity
 from robust_clip.attacks.fab import FAB
 from robust_clip.attacks.fgsm import FGSM
 from robust_clip.attacks.losses import DLR, LOSSES, AttackLoss, CrossEntropy, Margin
+from robust_clip.attacks.multimodal import MULTIMODAL_ATTACKS, SGA, CoAttack, MultimodalAttack
 from robust_clip.attacks.pgd import PGD
 from robust_clip.attacks.runs import AttackRun, InnerProblem, Victim
 from robust_clip.attacks.square import Square
@@ -36,7 +37,9 @@ __all__ = [
     "FGSM",
     "LEAF",
     "LOSSES",
+    "MULTIMODAL_ATTACKS",
     "PGD",
+    "SGA",
     "TEXT_ATTACKS",
     "VERSIONS",
     "Attack",
@@ -46,12 +49,16 @@ __all__ = [
     "BERTAttack",
     "CarliniWagner",
     "Charmer",
+    "CoAttack",
     "CrossEntropy",
     "EmbeddingDistance",
     "Forward",
     "InnerProblem",
+    "JointDivergence",
     "Margin",
+    "MultimodalAttack",
     "Problem",
+    "SetDissimilarity",
     "Square",
     "TextAttack",
     "Victim",

@@ -52,7 +52,7 @@ class Problem:
     def batches(self) -> tuple[Tensor, ...]:
         """Positions of all samples, at most `batch_size` at once."""
         positions = torch.arange(len(self.pixels), device=self.pixels.device)
-        return positions.split(self.batch_size or max(1, len(positions)))
+        return torch.split(positions, self.batch_size or max(1, len(positions)))
 
     def start(self, random: bool) -> Tensor:
         """First iterate, `(B, 3, H, W)`: a random point of the threat model, or the clean images."""

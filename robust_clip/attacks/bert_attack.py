@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robust_clip.attacks.masked_lm import MaskedLM, load_masked_lm
 from robust_clip.attacks.text import TextProblem, check_counts
-from robust_clip.attacks.word_substitution import STOP_WORDS, Place, Propose, WordSubstitution
+from robust_clip.attacks.word_substitution import Place, Propose, WordSubstitution
+from robust_clip.attacks.words import STOP_WORDS
 
 Offset = Literal["corrected", "authors"]
 
@@ -29,8 +30,8 @@ class BERTAttack(WordSubstitution):
     may well become "cat".
 
     Differs from the authors' code: sentences reach the encoder as they are, not lower-cased and re-spaced by BERT's
-    tokenizer; special tokens are no candidates; importance is measured by the score that is climbed, which is the same
-    thing unless the caller gives one.
+    tokenizer; special tokens are no candidates; the list of function words is ours; importance is measured by the
+    score that is climbed, which is the same thing unless the caller gives one.
 
     Args:
         masked_lm: Hub id or path of a masked language model with WordPieces.

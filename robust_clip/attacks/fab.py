@@ -90,6 +90,7 @@ class FAB(Attack):
             ValueError: If the loss has no labels, or there are more targets than wrong classes.
             ImportError: If `pyautoattack` is not installed.
         """
+        require_package()
         labels = labels_of(problem.loss, "FAB")
         best = problem.pixels.clone()
         logits = problem.outputs(best)
@@ -145,7 +146,7 @@ class _Search:
         if random_start:
             self.start = _random_start(self.problem)
         pixels, threat_model = self.problem.pixels, self.problem.threat_model
-        geometry = _package().FABAttack(norm=PACKAGE_NORMS[threat_model.norm], n_iter=steps, device=pixels.device)
+        geometry = require_package().FABAttack(norm=PACKAGE_NORMS[threat_model.norm], n_iter=steps, device=pixels.device)
         geometry._get_predicted_label = self.predict
         geometry.get_diff_logits_grads_batch = self.differences
         with contextlib.suppress(_AllFooled):
@@ -194,8 +195,8 @@ class _Search:
         return values, gradients
 
 
-class _AllFooled(Exception):  # noqa: N818 - not an error: it ends the package's loop when nobody stands
-    pass
+class _AllFooled(Exception):  # noqa: N818 - it is no error
+    """Ends the package's loop when nobody stands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +227,12 @@ def _random_start(problem: Problem) -> Tensor:
     return (problem.pixels + noise * (threat_model.epsilon / 2 / length)).clamp(0, 1)
 
 
-def _package() -> Any:
-    """The module of the geometry."""
+def require_package() -> Any:
+    """The module of the geometry; public so that an ensemble can fail before its first attack and not at FAB.
+
+    Raises:
+        ImportError: If `pyautoattack` is not installed.
+    """
     try:
         from pyautoattack import fab_base
     except ImportError as error:

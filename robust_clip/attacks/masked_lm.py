@@ -95,15 +95,15 @@ class MaskedLM:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors `(N, D)` of N sentences, on the CPU: the mean of the last hidden states of their tokens."""
-        means = []
+        """Unit vectors `(N, D)` of N sentences, on the CPU, along the mean last hidden states of their tokens."""
+        sums = []
         for first in range(0, len(texts), _BATCH):
             longest = self.model.config.max_position_embeddings
             inputs = self._inputs(texts[first : first + _BATCH], padding=True, max_length=longest, special=True)
             kept = ~inputs.pop("special_tokens_mask").bool().unsqueeze(-1)
             states = self.model.base_model(**inputs).last_hidden_state.float()
-            means.append((states * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1))
-        return functional.normalize(torch.cat(means), dim=-1).cpu()
+            sums.append((states * kept).sum(dim=1))
+        return functional.normalize(torch.cat(sums), dim=-1).cpu()
 
     def _inputs(self, texts: Sequence[str], padding: bool | str, max_length: int, special: bool = False) -> Any:
         """Token ids and masks of sentences, on the model's device."""

@@ -31,8 +31,8 @@ class Pairs:
         image_of: `(N,)`, the image that each caption belongs to.
         threat_model: Ball and box that hold the images.
         generators: One CPU generator per image.
-        seed: Of the text attack.
-        batch_size: Most images in one forward pass.
+        seed: Of the text attack's random numbers.
+        batch_size: Most images in one forward pass; SGA's views of an image count as one.
     """
 
     encode_image: Forward
@@ -97,8 +97,8 @@ class MultimodalAttack(ABC):
             texts: For each image its captions, at least one.
             threat_model: Ball and box that hold the images; how far captions may go is the text attack's affair.
             generators: One CPU generator per image, see `sample_generators`.
-            seed: Of the text attack, which depends on it and the captions only.
-            batch_size: Most images in one forward pass; all at once by default.
+            seed: Of the text attack's random numbers.
+            batch_size: Most images in one forward pass, the views of an image counted as one; all at once by default.
 
         Returns:
             Adversarial images as `Attack` returns them, and captions, for each image as many as were given.
@@ -112,18 +112,23 @@ class MultimodalAttack(ABC):
                 "each image needs its captions and its generator, got "
                 f"{len(pixels)} images, {len(texts)} sets of captions and {len(generators)} generators"
             )
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         for image, captions in enumerate(texts):
             if isinstance(captions, str) or not len(captions):
                 raise ValueError(f"each image needs a list of captions, at least one, got {captions!r} for {image}")
         flat = [caption for captions in texts for caption in captions]
         check_texts(flat)
         counts = [len(captions) for captions in texts]
+        image_of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        pairs = Pairs(encode_image, encode_text, pixels, flat, image_of, threat_model, generators, seed, batch_size)
         # Inference tensors cannot take part in the gradient of the image attack.
-        with torch.inference_mode(False), torch.no_grad(), eval_mode(encode_image), eval_mode(cast(Forward, encode_text)):
-            image_of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-            pairs = Pairs(
-                encode_image, encode_text, pixels, flat, image_of, threat_model, generators, seed, batch_size
-            )
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            eval_mode(encode_image),
+            eval_mode(cast(Forward, encode_text)),
+        ):
             images, found = self.search(pairs)
         remaining = iter(found)
         return images, [[next(remaining) for _ in range(count)] for count in counts]

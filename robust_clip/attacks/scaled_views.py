@@ -43,4 +43,4 @@ class ScaledViews:
             scaled = functional.interpolate(copies, (height, width), mode="bicubic", align_corners=False).clamp(0, 1)
             views.append(functional.interpolate(scaled, pixels.shape[2:], mode="bicubic", align_corners=False))
         features = self.encode_image(torch.cat(views))
-        return features.unflatten(0, (len(views), len(pixels))).transpose(0, 1)
+        return features.reshape(len(views), len(pixels), -1).transpose(0, 1)

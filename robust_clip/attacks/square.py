@@ -223,7 +223,7 @@ def square_pattern(side: int) -> Tensor:
         weights = 1 / torch.arange(1, side // 2 + 2, dtype=torch.float64).square()
         halves.append(weights.flip(0).cumsum(0).flip(0)[distance])
     pattern = torch.cat([halves[0], -halves[1]])
-    return pattern / torch.linalg.vector_norm(pattern)
+    return pattern / pattern.square().sum().sqrt()
 
 
 def uniform(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:

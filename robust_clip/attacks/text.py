@@ -86,7 +86,7 @@ class TextProblem:
         features = features_of(self.encode, list(position))
         features = features[torch.tensor([position[text] for text, _ in rows], device=features.device)]
         owners = torch.tensor([owner for _, owner in rows], device=features.device)
-        scores = self.score(features, owners).detach().double().cpu()
+        scores = self.score(features, owners).detach().cpu().double()
         if scores.shape != (len(rows),):
             raise ValueError(f"score must give one value per candidate, ({len(rows)},), got {tuple(scores.shape)}")
         if not scores.isfinite().all():
@@ -124,7 +124,9 @@ class TextAttack(ABC):
             known = ", ".join(get_args(Distance))
             raise ValueError(f"unknown distance {self.distance!r}, known: {known}")
 
-    def __call__(self, encode: Encode, texts: Sequence[str], *, seed: int = 0, score: Score | None = None) -> list[str]:
+    def __call__(
+        self, encode: Encode, texts: Sequence[str], *, seed: int = 0, score: Score | None = None
+    ) -> list[str]:
         """Search for texts of higher score.
 
         A module given as `encode`, or whose method it is, is in eval mode meanwhile. Without `score` equal texts are
@@ -164,8 +166,8 @@ class TextAttack(ABC):
     def _distance_from(self, clean: Tensor) -> Score:
         """Score that knows nothing but the clean features, `(U, D)`."""
         # Softmaxes of unit features are nearly flat: their divergence is lost in float32.
-        reference, measure = clean.double().cpu(), DISTANCES[self.distance]
-        return lambda features, owner: measure(reference[owner.cpu()], features.double().cpu())
+        reference, measure = clean.cpu().double(), DISTANCES[self.distance]
+        return lambda features, owner: measure(reference[owner.cpu()], features.cpu().double())
 
 
 def features_of(encode: Encode, texts: Sequence[str]) -> Tensor:

@@ -224,6 +224,14 @@ def test_a_similarity_limit_is_kept(path, lm):
     assert limited not in (unlimited, TEXTS)
 
 
+def test_sentences_and_sequences_of_different_lengths_do_not_mix(path):
+    """Those that are padded to the length of others give the same alone."""
+    model, sequences, texts = load_masked_lm(path), [[5, 6], [7, 8, 9, 10], [11, 5, 6]], ["lamp", *TEXTS]
+    alone = [model.losses([sequence])[0] for sequence in sequences]
+    assert model.losses(sequences) == pytest.approx(alone, rel=1e-4)
+    torch.testing.assert_close(model.embed(texts), torch.cat([model.embed([text]) for text in texts]))
+
+
 def test_the_model_is_loaded_once_and_in_eval_mode(path):
     assert load_masked_lm(path) is load_masked_lm(path)
     assert not load_masked_lm(path).model.training

@@ -58,12 +58,12 @@ def test_weight_that_is_too_large_or_too_small_is_mended(at_distance):
     for const in (1e-4, 1e3):
         attack = CarliniWagner(steps=60, binary_search_steps=1, initial_const=const)
         assert not broken(attack, victim, pixels, labels, 0.306).any()
-        assert broken(replace(attack, binary_search_steps=20), victim, pixels, labels, 0.306).all()
+        assert broken(replace(attack, binary_search_steps=16), victim, pixels, labels, 0.306).all()
 
 
 def test_each_sample_has_a_search_of_its_own(at_distance):
     """Ten times more until a run succeeds, then the middle between the largest failure and the least success."""
-    wanted, weights = torch.tensor([0.0005, 0.05, 0.7, 1e30]), []
+    wanted, weights = torch.tensor([0.0004, 0.05, 0.7, 1e30]), []
 
     @dataclass(frozen=True, kw_only=True)
     class Scripted(CarliniWagner):
@@ -81,7 +81,7 @@ def test_each_sample_has_a_search_of_its_own(at_distance):
             const = (low + high) / 2 if high < float("inf") else min(10 * const, 1e10)
 
 
-@pytest.mark.parametrize(("const", "falls"), [(0.01, 1), (0.05, 4), (0.3, 8)])
+@pytest.mark.parametrize(("const", "falls"), [(0.3, 1), (1.0, 6), (3.0, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_run_is_adam_on_the_papers_objective(const, falls, dtype, curved_victim, images):
     """The nearest image that fools, else the last, of an independent implementation."""
@@ -118,7 +118,7 @@ def test_samples_leave_with_the_first_image_inside_the_ball_that_fools(at_distan
     labels[5] = 1 - labels[5]
     loss, threat_model, sizes = CrossEntropy(labels), ThreatModel("l2", 0.27), []
     victim.register_forward_hook(lambda module, inputs, output: sizes.append((len(output), output.requires_grad)))
-    attack = CarliniWagner(steps=40, binary_search_steps=2, initial_const=1.0)
+    attack = CarliniWagner(steps=40, binary_search_steps=2, initial_const=0.1)
     adversarial = attack(victim, pixels, loss, threat_model, sample_generators(0, range(6)))
     steps = [size for size, gradient in sizes if gradient]
     fooled = loss.fooled(victim(adversarial))
@@ -154,9 +154,9 @@ def test_pixels_on_the_faces_of_the_box_can_move(linear_victim):
         logits = (images - pixels).flatten(1) @ difference.flatten()
         return torch.stack([margin.expand_as(logits), logits], dim=1)
 
-    attack = CarliniWagner(steps=400, learning_rate=0.05, initial_const=0.05, binary_search_steps=5)
+    attack = CarliniWagner(steps=200, learning_rate=0.1, initial_const=0.05, binary_search_steps=4)
     label = torch.tensor([0])
-    for epsilon, falls in ((0.315, True), (0.299, False)):
+    for epsilon, falls in ((0.33, True), (0.299, False)):
         assert broken(attack, forward, pixels, label, epsilon).item() == falls
 
 
@@ -164,11 +164,11 @@ def test_company_and_batch_size_change_nothing(curved_victim, images):
     """Bit for bit, over images whose size is no multiple of what a processor computes at once."""
     victim, pixels = curved_victim(5, 7), images(8, 5, 7)
     labels = victim.eval()(pixels).argmax(dim=1)
-    attack = CarliniWagner(steps=15, binary_search_steps=3, initial_const=0.05, learning_rate=0.02)
+    attack = CarliniWagner(steps=15, binary_search_steps=3, initial_const=1, learning_rate=0.02)
 
     def run(rows, batch_size=None):
         loss, generators = CrossEntropy(labels[rows]), sample_generators(3, rows)
-        return attack(victim, pixels[rows], loss, ThreatModel("l2", 0.1), generators, batch_size=batch_size)
+        return attack(victim, pixels[rows], loss, ThreatModel("l2", 0.3), generators, batch_size=batch_size)
 
     together = run(list(range(8)))
     assert 0 < (victim(together).argmax(dim=1) != labels).sum() < 8

@@ -90,6 +90,18 @@ def test_result_is_within_the_levenshtein_distance_and_never_worse(kind, edits):
             assert set(end) <= set(text) | set(CHARACTERS)
 
 
+@pytest.mark.parametrize("kind", [LEAF, Charmer])
+def test_no_text_becomes_blank(kind):
+    """Even where nothing scores higher than an empty text."""
+
+    def encode(texts):
+        return torch.tensor([[-float(len(text))] for text in texts])
+
+    found = kind(edits=2, positions=99)(encode, ["a", " b", "abc"], score=lambda features, owner: features[:, 0])
+    assert [len(text) for text in found] == [1, 1, 1]
+    assert all(text.strip() for text in found)
+
+
 def test_leaf_stays_where_every_edit_lowers_the_score():
     encode = BagEncoder(characters)
     with torch.no_grad():

@@ -272,6 +272,11 @@ def test_bad_input_is_refused(attack, texts, message, tower, images):
         run(attack, tower, images(4), texts)
 
 
+def test_a_batch_of_nothing_is_refused(tower, images):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        run(SGA(text_attack=LEAF()), tower, images(4), SETS, batch_size=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "message"),
     [
