@@ -9,6 +9,7 @@ from torch import Tensor
 from robust_clip.attacks.apgd import APGD
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.fab import FAB
+from robust_clip.attacks.losses import labels_of
 from robust_clip.attacks.runs import AttackRun, Victim
 from robust_clip.attacks.square import Square
 from robust_clip.paper import Paper
@@ -94,15 +95,20 @@ class AutoAttack(Attack):
         """Those of all components."""
         return sum(run.attack.gradient_passes * run.eot_samples for run in self.components)
 
+    def require_packages(self) -> None:
+        """Refuse to begin without what a component needs, rather than to stop at it."""
+        for run in self.components:
+            run.attack.require_packages()
+
     def search(self, problem: Problem) -> Tensor:
         """Run one component after the other.
 
         Raises:
             ValueError: If the loss has no labels.
+            ImportError: If a component needs a package that is not installed.
         """
-        labels = getattr(problem.loss, "labels", None)
-        if labels is None:
-            raise ValueError(f"AutoAttack needs a loss with labels, got {type(problem.loss).__name__}")
+        self.require_packages()
+        labels = labels_of(problem.loss, "AutoAttack")
         outputs = problem.outputs(problem.pixels)
         runs, _ = fit_to_classes(self.components, outputs.shape[1])
         adversarial = problem.pixels.clone()

@@ -161,6 +161,13 @@ class Attack(ABC):
     def gradient_passes(self) -> int:
         """Most forward-and-backward passes to the pixels that a search takes, for counting its cost."""
 
+    def require_packages(self) -> None:  # noqa: B027 - a hook that most attacks leave empty
+        """Refuse to begin without the optional packages that the search needs, if there are any.
+
+        Raises:
+            ImportError: If one is not installed.
+        """
+
     @abstractmethod
     def search(self, problem: Problem) -> Tensor:
         """Find adversarial images for `problem`, `(B, 3, H, W)`; runs under `no_grad`, with the model in eval mode."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
-from robust_clip.attacks.losses import AttackLoss, Margin
+from robust_clip.attacks.losses import Margin, labels_of
 from robust_clip.paper import Paper
 
 DECAY, SQUARE_DECAY, ADAM_EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults, as the authors left them
@@ -198,22 +198,3 @@ class _Descent:
         mean = self.mean / (1 - DECAY ** (step + 1))
         scale = (self.mean_square / (1 - SQUARE_DECAY ** (step + 1))).sqrt() + ADAM_EPSILON
         self.point = self.point - learning_rate * mean / scale
-
-
-def labels_of(loss: AttackLoss, attack: str) -> Tensor:
-    """True classes that a loss was made with, `(B,)`.
-
-    Args:
-        loss: Of the samples.
-        attack: Name of who asks, for the error.
-
-    Raises:
-        ValueError: If the loss has none.
-    """
-    labels = getattr(loss, "labels", None)
-    if not isinstance(labels, Tensor):
-        raise ValueError(
-            f"{attack} changes predicted classes, so it needs a loss with labels, such as cross_entropy or margin; "
-            f"got {type(loss).__name__}"
-        )
-    return labels

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
-from robust_clip.attacks.carlini_wagner import labels_of
-from robust_clip.attacks.losses import AttackLoss
+from robust_clip.attacks.losses import AttackLoss, labels_of
 from robust_clip.paper import Paper
 
 PACKAGE_NORMS = {"linf": "Linf", "l2": "L2"}
@@ -83,6 +82,10 @@ class FAB(Attack):
         """
         return self.steps * self.restarts * (self.targets or 1)
 
+    def require_packages(self) -> None:
+        """Refuse to begin without `pyautoattack`."""
+        _package()
+
     def search(self, problem: Problem) -> Tensor:
         """Aim at one target after the other.
 
@@ -90,7 +93,7 @@ class FAB(Attack):
             ValueError: If the loss has no labels, or there are more targets than wrong classes.
             ImportError: If `pyautoattack` is not installed.
         """
-        require_package()
+        _package()
         labels = labels_of(problem.loss, "FAB")
         best = problem.pixels.clone()
         logits = problem.outputs(best)
@@ -146,7 +149,8 @@ class _Search:
         if random_start:
             self.start = _random_start(self.problem)
         pixels, threat_model = self.problem.pixels, self.problem.threat_model
-        geometry = require_package().FABAttack(norm=PACKAGE_NORMS[threat_model.norm], n_iter=steps, device=pixels.device)
+        package, norm = _package(), PACKAGE_NORMS[threat_model.norm]
+        geometry = package.FABAttack(norm=norm, n_iter=steps, device=pixels.device)
         geometry._get_predicted_label = self.predict
         geometry.get_diff_logits_grads_batch = self.differences
         with contextlib.suppress(_AllFooled):
@@ -227,12 +231,8 @@ def _random_start(problem: Problem) -> Tensor:
     return (problem.pixels + noise * (threat_model.epsilon / 2 / length)).clamp(0, 1)
 
 
-def require_package() -> Any:
-    """The module of the geometry; public so that an ensemble can fail before its first attack and not at FAB.
-
-    Raises:
-        ImportError: If `pyautoattack` is not installed.
-    """
+def _package() -> Any:
+    """The module of the geometry."""
     try:
         from pyautoattack import fab_base
     except ImportError as error:

@@ -229,6 +229,25 @@ class TargetedDLR(DLR):
         return replace(self, labels=self.labels[kept], targets=self.targets[kept])
 
 
+def labels_of(loss: AttackLoss, attack: str) -> Tensor:
+    """True classes that a loss was made with, `(B,)`.
+
+    Args:
+        loss: Of the samples.
+        attack: Name of who asks, for the error.
+
+    Raises:
+        ValueError: If the loss has none.
+    """
+    labels = getattr(loss, "labels", None)
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"{attack} changes predicted classes, so it needs a loss with labels, such as cross_entropy or margin; "
+            f"got {type(loss).__name__}"
+        )
+    return labels
+
+
 LOSSES: dict[str, type[AttackLoss]] = {
     "cross_entropy": CrossEntropy,
     "margin": Margin,

@@ -75,6 +75,8 @@ def set_up(
     """
     if protocol.precision == "fp32" and model.dtype != torch.float32:
         raise ValueError(f"protocol {protocol.name!r} asks for fp32, the weights are {model.dtype}: use model.float()")
+    for run in protocol.attacks:
+        run.attack.require_packages()
     prompts = fill_templates(class_names, templates)
     encode = partial(embed_texts, model, tokenizer)
 

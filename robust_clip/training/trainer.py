@@ -75,16 +75,17 @@ class AdversarialTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.attack_run: AttackRun | None = attack if isinstance(attack, AttackRun) else None
-        attack = self.attack_run.attack if self.attack_run else attack
+        self.attack: Attack | None = attack.attack if isinstance(attack, AttackRun) else attack
         towers = ("vision", "text") if objective.trains_text else ("vision",)
         adaptation = adaptation or FullFineTuning(towers, logit_scale=objective.trains_text)
         train_dataset, eval_dataset = as_images(train_dataset), as_images(eval_dataset)
         check_arguments(args, model)
-        check_compatible(objective, attack, threat_model, adaptation, train_dataset)
-        self.objective, self.attack, self.threat_model = objective, attack, threat_model
+        check_compatible(objective, self.attack, threat_model, adaptation, train_dataset)
+        self.objective: Objective = objective
+        self.threat_model: ThreatModel | None = threat_model
         self.base_model = model.name_or_path or None
         adaptation.apply(model)
-        self.record = training_record(objective, self.attack_run or attack, threat_model, adaptation, train_dataset)
+        self.record = training_record(objective, attack, threat_model, adaptation, train_dataset)
         model.config.robustness = self.record
         if not kwargs.get("data_collator"):
             kwargs["data_collator"] = PixelCollator(model.image_size, seed=args.data_seed or args.seed)

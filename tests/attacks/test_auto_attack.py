@@ -153,7 +153,7 @@ def test_names_and_components_agree(fields, message):
 
 
 def test_labels_are_needed(images):
-    with pytest.raises(ValueError, match="AutoAttack needs a loss with labels, got EmbeddingDistance"):
+    with pytest.raises(ValueError, match="AutoAttack .* needs a loss with labels"):
         AutoAttack(version="rand")(
             Victim(), images(1), EmbeddingDistance(torch.zeros(1, 6)), THREAT, sample_generators(0, [0])
         )
