@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             num_workers=args.num_workers,
             revision=revision,
             thorough=args.checks,
+            examples=args.examples,
         )
         for dataset, protocol in runs
     ]
@@ -143,6 +144,7 @@ def add_parser(subparsers: Any) -> None:
     add("--num_workers", type=int, default=0, help="processes that decode images")
     add("--records", help="folder for rows and samples of this model; nothing is kept without it")
     add("--on_bad_image", choices=("raise", "skip"), default="raise", help="what to do with an unreadable image")
+    add("--examples", type=int, default=4, help="broken images and attacked prompts to keep with the records")
     add("--checks", action="store_true", help="run the whole battery of sanity checks, not its short form alone")
     add("--resume", action="store_true", help="go on from the records that are there")
     add("--format", choices=("text", "json"), default="text", help="what to print")

@@ -27,6 +27,7 @@ class Bench:
         attacked_prompts: From pixels to logits by attacked class prompts, for a protocol that attacks texts: what
             judges the attacked images then.
         inner_problem: What an objective's own attack climbs, for protocols with the loss `objective`.
+        prompts: Class prompts, each with what an attack on texts made of it.
     """
 
     classifier: ZeroShotClassifier
@@ -34,6 +35,7 @@ class Bench:
     device: torch.device
     attacked_prompts: ZeroShotClassifier | None = None
     inner_problem: InnerProblem | None = None
+    prompts: Sequence[tuple[str, str]] = ()
 
     def attack(
         self, run: AttackRun, threat_model: ThreatModel, pixels: Tensor, labels: Tensor, **how: Any
@@ -88,8 +90,12 @@ def set_up(
         return made
 
     with numerics(protocol.precision, model.device.type):
-        attacked = classifier(protocol.text_attack(encode, prompts, seed=seed)) if protocol.text_attack else None
-        return Bench(classifier(prompts), protocol, model.device, attacked, inner_problem)
+        clean = classifier(prompts)
+        if protocol.text_attack is None:
+            return Bench(clean, protocol, model.device, inner_problem=inner_problem)
+        attacked = protocol.text_attack(encode, prompts, seed=seed)
+        pairs = list(zip(prompts, attacked, strict=True))
+        return Bench(clean, protocol, model.device, classifier(attacked), inner_problem, pairs)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from robust_clip.attacks import AttackRun, sample_generators
 from robust_clip.threat_model import ThreatModel
 
 from .bench import Bench, numerics
+from .gallery import Gallery
 from .records import Sample
 
 # An attack is handed this many batches at once, and makes up each batch anew of the images that still stand, so that
@@ -44,12 +45,14 @@ class Cascade:
         bench: What attacks and judges.
         seed: Of the random starts.
         batch_size: Images in one forward pass.
+        gallery: Where a few of the broken images are kept.
     """
 
-    def __init__(self, bench: Bench, seed: int, batch_size: int) -> None:
+    def __init__(self, bench: Bench, seed: int, batch_size: int, gallery: Gallery | None = None) -> None:
         self.bench = bench
         self.seed = seed
         self.batch_size = batch_size
+        self.gallery = gallery
         self.stages = bench.protocol.stages
         self._waiting: list[dict[torch.Size, list[Candidate]]]
         self._waiting = [defaultdict(list) for _ in range(len(self.stages) + 1)]
@@ -80,7 +83,8 @@ class Cascade:
     def _pass(self, stage: int, pool: list[Candidate]) -> list[Sample]:
         """Run one stage; survivors go on to the next. Returns samples that are through or stood up to an attack."""
         changed = []
-        for candidate, prediction in zip(pool, self._predict(stage, pool), strict=True):
+        images, predictions = self._predict(stage, pool)
+        for candidate, image, prediction in zip(pool, images, predictions, strict=True):
             fell = prediction != candidate.label
             if stage == 0:
                 sample = replace(candidate.sample, clean_prediction=prediction)
@@ -90,14 +94,16 @@ class Cascade:
                 sample = replace(
                     candidate.sample, adversarial_prediction=prediction, broken_by=broken_by, withstood=withstood
                 )
+                if self.gallery and fell and self.stages[stage - 1]:
+                    self.gallery.hang(sample, candidate.pixels, image)
             if stage or sample.through(len(self.stages)):
                 changed.append(sample)
             if not sample.through(len(self.stages)):
                 self._waiting[stage + 1][candidate.pixels.shape].append(replace(candidate, sample=sample))
         return changed
 
-    def _predict(self, stage: int, pool: list[Candidate]) -> list[int]:
-        """Classes predicted on the images of a stage, by a forward pass that no attack had a hand in."""
+    def _predict(self, stage: int, pool: list[Candidate]) -> tuple[Tensor, list[int]]:
+        """The images of a stage, and classes predicted by a forward pass that no attack had a hand in."""
         pixels = torch.stack([candidate.pixels for candidate in pool]).to(self.bench.device)
         with numerics(self.bench.protocol.precision, self.bench.device.type), torch.no_grad():
             run = self.stages[stage - 1] if stage else None
@@ -108,8 +114,7 @@ class Cascade:
             finite = logits.isfinite().all(dim=1).tolist()
             rows = [candidate.sample.index for candidate, ok in zip(pool, finite, strict=True) if not ok]
             raise FloatingPointError(f"the model's logits are not finite for the images at rows {rows} of the split")
-        predictions: list[int] = logits.argmax(dim=1).tolist()
-        return predictions
+        return pixels, logits.argmax(dim=1).tolist()
 
     def _attack(self, run: AttackRun, threat_model: ThreatModel, pixels: Tensor, pool: list[Candidate]) -> Tensor:
         labels = torch.tensor([candidate.label for candidate in pool], device=pixels.device)

@@ -19,6 +19,7 @@ from robust_clip.models import RobustCLIPModel
 from .bench import Bench, set_up
 from .cascade import Candidate, Cascade
 from .checks import Probe, battery, checked_samples, quick_checks
+from .gallery import Gallery
 from .processes import Progress, on_main, process_state
 from .protocol import Protocol
 from .records import Row, Sample, latest
@@ -44,6 +45,7 @@ def evaluate_robustness(
     model_id: str | None = None,
     inner_problem: InnerProblem | None = None,
     thorough: bool = False,
+    examples: int = 0,
 ) -> Row:
     """Measure clean and robust zero-shot accuracy.
 
@@ -67,6 +69,7 @@ def evaluate_robustness(
         inner_problem: What an objective's own attack climbs, for protocols whose attack loss is `objective`.
         thorough: Whether the whole battery of sanity checks is run, which attacks a few images many times over; a
             short form is run in any case. What they find stands in the row.
+        examples: Broken images, and attacked prompts, that are kept with the records, for reports to show.
 
     Returns:
         The row of results.
@@ -99,7 +102,9 @@ def evaluate_robustness(
     with eval_mode(model), Progress(len(mine), len(fitted.stages), f"{dataset.name} {protocol.folder}") as progress:
         bench = set_up(model, tokenizer, names, templates, fitted, seed, inner_problem)
         findings = _check(bench, dataset, collator, seed, batch_size, thorough)
-        cascade = Cascade(bench, seed, batch_size)
+        gallery = Gallery(store.folder if store and process_state().is_main_process else None, examples, names)
+        gallery.hang_texts(bench.prompts)
+        cascade = Cascade(bench, seed, batch_size, gallery)
         for samples in _through(cascade, images, {sample.index: sample for sample in known}):
             journal.add(samples)
             progress.add(samples)
