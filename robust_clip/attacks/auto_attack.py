@@ -1,5 +1,6 @@
 """AutoAttack: a fixed ensemble, each attack on the samples that stood up to those before it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ from robust_clip.attacks.losses import labels_of
 from robust_clip.attacks.runs import AttackRun, Victim
 from robust_clip.attacks.square import Square
 from robust_clip.paper import Paper
+
+logger = logging.getLogger(__name__)
 
 # Components as the authors' code sets them (version 0.1 of https://github.com/fra31/auto-attack). Nothing else should
 # be called AutoAttack without saying what it is made of.
@@ -110,7 +113,9 @@ class AutoAttack(Attack):
         self.require_packages()
         labels = labels_of(problem.loss, "AutoAttack")
         outputs = problem.outputs(problem.pixels)
-        runs, _ = fit_to_classes(self.components, outputs.shape[1])
+        runs, notes = fit_to_classes(self.components, outputs.shape[1])
+        for note in notes:
+            logger.warning("%s", note)
         adversarial = problem.pixels.clone()
         left = (outputs.argmax(dim=1) == labels).nonzero().flatten()
         for run in runs:
@@ -118,7 +123,8 @@ class AutoAttack(Attack):
                 break
             attempt = problem[left]
             forward, loss = run.aim(Victim(problem.forward), attempt.pixels, labels[left])
-            attempt = replace(attempt, forward=forward, loss=loss, eot_samples=run.eot_samples)
+            eot_samples = max(problem.eot_samples, run.eot_samples)
+            attempt = replace(attempt, forward=forward, loss=loss, eot_samples=eot_samples)
             found = run.attack.search(attempt)
             adversarial[left] = found
             left = left[attempt.outputs(found).argmax(dim=1) == labels[left]]
@@ -149,7 +155,7 @@ def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[Att
         smaller, note = _fit(run, n_classes)
         if note:
             notes.append(f"{run}: {note}, since there are {n_classes} classes")
-        if smaller and not (note and smaller in fitted):
+        if smaller and not (note and any(_same_search(smaller, other) for other in fitted)):
             fitted.append(smaller)
     return tuple(fitted), notes
 
@@ -169,6 +175,12 @@ def _fit(run: AttackRun, n_classes: int) -> tuple[AttackRun | None, str | None]:
             f"{n_classes - 1} targets instead of {targets}"
         )
     return run, None
+
+
+def _same_search(run: AttackRun, other: AttackRun) -> bool:
+    """Whether two attacks are one but for how often they start anew."""
+    fields = [{"restarts": None} | vars(each.attack) | {"restarts": None} for each in (run, other)]
+    return type(run.attack) is type(other.attack) and run.loss == other.loss and fields[0] == fields[1]
 
 
 def _untargeted(attack: Any) -> Attack:

@@ -88,6 +88,18 @@ class Problem:
         outputs = self.outputs(adversarial)
         return self.loss(outputs), self.loss.fooled(outputs)
 
+    def confirm(self, adversarial: Tensor, fooled: Tensor) -> Tensor:
+        """Which of the samples that seem `fooled`, `(B,)`, are so by a fresh forward pass.
+
+        A model that draws lots is fooled by chance sooner or later, and a sample that leaves then was not broken.
+        """
+        seeming = fooled.nonzero().flatten()
+        if len(seeming):
+            verdict = self[seeming].judge(adversarial[seeming])[1]
+            fooled = fooled.clone()
+            fooled[seeming] = verdict if verdict is not None else False
+        return fooled
+
     def _mean_gradient(self, adversarial: Tensor, loss: AttackLoss) -> tuple[Tensor, Tensor, Tensor]:
         draws = [input_gradient(self.forward, adversarial, loss) for _ in range(self.eot_samples)]
         if len(draws) == 1:

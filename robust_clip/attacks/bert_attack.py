@@ -70,6 +70,10 @@ class BERTAttack(WordSubstitution):
         if self.similarity is not None and not -1 <= self.similarity <= 1:
             raise ValueError(f"similarity is a cosine, from -1 to 1, or None, got {self.similarity!r}")
 
+    def require_packages(self) -> None:
+        """Load the masked language model, or refuse to begin."""
+        load_masked_lm(self.masked_lm)
+
     def source(self, problem: TextProblem) -> Propose:
         """Candidates by the masked language model, which reads each different sentence once, all in one pass."""
         model = self._model(problem)

@@ -125,7 +125,7 @@ def climb(problem: Problem, steps: int, step_size: float, random_start: bool, st
             fooled = active.loss.fooled(outputs)
             if fooled is None:
                 raise ValueError(f"stop_when_fooled needs a loss with labels, got {type(active.loss).__name__}")
-            standing = (~fooled).nonzero().flatten()
+            standing = (~active.confirm(iterate, fooled)).nonzero().flatten()
             active, kept, iterate, gradient = active[standing], kept[standing], iterate[standing], gradient[standing]
             if not len(kept):
                 break

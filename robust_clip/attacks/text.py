@@ -159,6 +159,13 @@ class TextAttack(ABC):
             raise RuntimeError(f"{self!r} was given {len(attacked)} texts and did not return as many")
         return found if score is not None else [found[position[text]] for text in texts]
 
+    def require_packages(self) -> None:  # noqa: B027 - a hook that most attacks leave empty
+        """Refuse to begin without the models and packages that the search needs, if there are any.
+
+        Raises:
+            ValueError: If a model cannot be loaded.
+        """
+
     @abstractmethod
     def search(self, problem: TextProblem) -> list[str]:
         """Find one adversarial text for each text of `problem`; runs under `no_grad`."""

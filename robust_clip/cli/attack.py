@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if not Path(args.image).is_file():
         raise ValueError(f"No image file {args.image}.")
     threat_model = ThreatModel(args.norm, args.epsilon)
-    attack = choose_attack(args.attack, args.steps)
+    attack = choose_attack(args.attack, 20 if args.attack == "pgd" and args.steps is None else args.steps)
     require_writable(args.out)
 
     model, processor = load_checkpoint(args.model)
@@ -111,7 +111,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--norm", default="linf", help="linf or l2")
     parser.add_argument("--epsilon", default="4/255", help="radius in pixel units, such as 4/255")
     parser.add_argument("--attack", default="pgd", help=f"one of {', '.join(ATTACKS)}")
-    parser.add_argument("--steps", type=int, default=20, help="gradient steps of pgd")
+    parser.add_argument("--steps", type=int, help="gradient steps, in place of the attack's own; 20 for pgd")
     parser.add_argument("--resolution", default="native", help="grid of the perturbation: native or model")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random start")
     parser.add_argument("--out", default="attacked", help="folder for adversarial.png and comparison.png")

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Unknown objective {args.objective!r}; known: {', '.join(sorted(OBJECTIVES))}.")
     if args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, got {args.repeats}.")
+    if args.attack == "pgd" and args.steps is None:
+        args.steps = 2
     objective, attack = OBJECTIVES[args.objective](), choose_attack(args.attack, args.steps)
     ThreatModel("linf", args.epsilon)
     clean_times, own_times = _step_times(args, objective)
@@ -169,7 +171,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("benchmark", help="cost of a training step beside its floor", description=__doc__)
     parser.add_argument("--objective", default="tecoa", help=f"one of {', '.join(OBJECTIVES)}")
     parser.add_argument("--attack", default="pgd", help=f"one of {', '.join(ATTACKS)}")
-    parser.add_argument("--steps", type=int, default=2, help="gradient steps of pgd")
+    parser.add_argument("--steps", type=int, help="gradient steps, in place of the attack's own; 2 for pgd")
     parser.add_argument("--epsilon", default="1/255", help="radius in pixel units")
     parser.add_argument("--model", default="vit_b32", help=f"{', '.join(SIZES)} at random, or a checkpoint")
     parser.add_argument("--classes", type=int, default=200, help="number of class prompts")

@@ -26,12 +26,17 @@ from robust_clip.models import load_checkpoint, packaged_checkpoint
 def run(args: argparse.Namespace) -> int:
     """Evaluates every data set by every protocol, after all that can be refused beforehand has been looked at."""
     protocols = [protocol for name in args.protocol for protocol in _protocols(name, args)]
+    for protocol in protocols:
+        protocol.require_packages()
     if args.records:
         require_writable(args.records)
     names = list(dict.fromkeys([*args.datasets, *_suite(args.suite)]))
     if not names:
         raise ValueError("give what to measure on: --datasets NAME,NAME or --suite NAME")
     datasets = [load_image_dataset(name, args.split, root=args.root) for name in names]
+    for dataset in datasets:
+        if dataset.class_names is None:
+            raise ValueError(f"{dataset.name} has captions, not classes, so there is no accuracy to measure")
     runs = [(dataset, protocol) for dataset in datasets for protocol in protocols]
     if args.records and not args.resume:
         for dataset, protocol in runs:

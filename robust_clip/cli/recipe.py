@@ -89,19 +89,18 @@ def choose(section: str, registry: Mapping[str, Callable[..., T]], settings: Map
     return construct(section, registry[name], rest)
 
 
-def choose_attack(name: str, steps: int) -> Attack:
-    """The attack of that name, with `steps` where it takes them.
+def choose_attack(name: str, steps: int | None) -> Attack:
+    """The attack of that name, with `steps` in place of its own unless that is `None`.
 
     >>> choose_attack("pgd", 3).steps
     3
-    >>> choose_attack("fgsm", 3)
+    >>> choose_attack("fgsm", None)
     FGSM(random_start=False)
 
     Raises:
-        ValueError: As `choose`.
+        ValueError: As `choose`, also for an attack that takes no steps.
     """
-    takes_steps = name in ATTACKS and "steps" in inspect.signature(ATTACKS[name]).parameters
-    return choose("attack", ATTACKS, {"name": name} | ({"steps": steps} if takes_steps else {}))
+    return choose("attack", ATTACKS, {"name": name} | ({} if steps is None else {"steps": steps}))
 
 
 def _parse(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:

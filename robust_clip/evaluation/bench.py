@@ -1,5 +1,6 @@
 """What judges images by a protocol: the classifier that attacks see, and the one for attacked prompts."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_texts,
 from robust_clip.threat_model import ThreatModel
 
 from .protocol import Precision, Protocol
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,8 @@ def set_up(
     """
     if protocol.precision == "fp32" and model.dtype != torch.float32:
         raise ValueError(f"protocol {protocol.name!r} asks for fp32, the weights are {model.dtype}: use model.float()")
-    for run in protocol.attacks:
-        run.attack.require_packages()
     prompts = fill_templates(class_names, templates)
+    _warn_of_long_prompts(tokenizer, prompts)
     encode = partial(embed_texts, model, tokenizer)
 
     def classifier(texts: Sequence[str]) -> ZeroShotClassifier:
@@ -96,6 +98,14 @@ def set_up(
         attacked = protocol.text_attack(encode, prompts, seed=seed)
         pairs = list(zip(prompts, attacked, strict=True))
         return Bench(clean, protocol, model.device, classifier(attacked), inner_problem, pairs)
+
+
+def _warn_of_long_prompts(tokenizer: Any, prompts: Sequence[str]) -> None:
+    """CLIP cuts texts at its context length, and what two classes differ in may lie behind the cut."""
+    most = tokenizer.model_max_length
+    long = [text for text, ids in zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True) if len(ids) > most]
+    if long:
+        logger.warning("%d class prompts are cut at %d tokens, the first is %r", len(long), most, long[0])
 
 
 @contextmanager

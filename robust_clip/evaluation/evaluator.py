@@ -80,15 +80,13 @@ def evaluate_robustness(
         FloatingPointError: If logits or gradients are not finite.
     """
     names, templates = _prompts(dataset, protocol)
+    protocol.require_packages()
     fitted, substituted = protocol.fit_to_classes(len(names))
     identity = {
         "model": {"id": model_id or _readable_id(model), "revision": revision or weights_revision(model)},
         "dataset": _describe(dataset, names, templates),
-        "protocol": protocol.as_dict(),
-        "threat_model": str(protocol.threat_model) if protocol.threat_model else None,
+        **_describe_protocol(protocol, fitted, substituted),
         "seed": seed,
-        "substituted": substituted,
-        "attacks": list(fitted.attack_names),
     }
     store = RecordStore(records_dir, dataset.name, dataset.split, protocol) if records_dir is not None else None
     row, known, seconds = on_main(partial(_open, store, identity, resume))
@@ -170,6 +168,16 @@ def _describe(dataset: ImageDataset, names: Sequence[str], templates: Sequence[s
     }
 
 
+def _describe_protocol(protocol: Protocol, fitted: Protocol, substituted: list[str]) -> dict[str, Any]:
+    """What was asked for, and what is run for want of classes."""
+    return {
+        "protocol": protocol.as_dict(),
+        "threat_model": str(protocol.threat_model) if protocol.threat_model else None,
+        "substituted": substituted,
+        "attacks": list(fitted.attack_names),
+    }
+
+
 def _readable_id(model: RobustCLIPModel) -> str:
     """Hub id, or the last part of a directory: where it stood on somebody's disk is nobody's business."""
     name = str(model.name_or_path or "unnamed")
@@ -189,6 +197,8 @@ def _open(store: RecordStore | None, identity: dict[str, Any], resume: bool) -> 
     if store is None:
         return None, [], 0.0
     row = store.begin(identity, resume)
+    if row:
+        logger.info("%s is measured already; its checks are those of that run", store.folder)
     return (row, [], 0.0) if row else (None, *store.read_parts())
 
 

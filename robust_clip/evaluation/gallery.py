@@ -57,6 +57,7 @@ class Gallery:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         unfinished = self._folder / f"{LIST}.unfinished"
-        content = [asdict(example) for example in [*self._images, *self._texts]]
+        kept: list[ImageExample | TextExample] = [*self._images, *self._texts]
+        content = [asdict(example) for example in kept]
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(unfinished, self._folder / LIST)

@@ -19,12 +19,13 @@ class Protocol:
     """A named and versioned way to measure; whoever changes what a name means raises its version.
 
     Args:
-        name: As in `PROTOCOLS` and in the folders of records.
+        name: As in `PRESETS` and in the folders of records.
         version: From 1 upwards.
         attacks: Attacks on images, in this order, each on those that stood up to all before it.
         threat_model: What the attacks may do to an image; `None` if and only if there are none.
         text_attack: Attack on the class prompts, once for each prompt and without a look at images. With attacks on
-            images, these see the clean prompts, and the attacked image is judged by the attacked prompts.
+            images, these see the clean prompts, and the attacked image is judged by the attacked prompts alone, as
+            MMCoA counts: give attacks that do not stop at the first image that fools the clean prompts.
         resolution: Grid of the perturbation. `native`: square images no larger than the model's input keep their own
             grid and are resized inside the model. `model`: every image is resized before the attack. `listed`: native
             for the data sets in `native_datasets`, the model's for all others, as the papers' code does it.
@@ -97,9 +98,23 @@ class Protocol:
         names = ["+".join([*([str(run)] if run else []), *text]) for run in self.stages]
         return tuple(f"{position}-{name}" for position, name in enumerate(names, start=1))
 
+    def require_packages(self) -> None:
+        """Refuse to begin without the packages and models that the attacks need.
+
+        Raises:
+            ImportError: If a package is not installed.
+            ValueError: If a model cannot be loaded.
+        """
+        for run in self.attacks:
+            run.attack.require_packages()
+        if self.text_attack:
+            self.text_attack.require_packages()
+
     def fit_to_classes(self, n_classes: int) -> tuple["Protocol", list[str]]:
         """The protocol that can be run on `n_classes`, and a sentence for each attack that was changed or left out."""
         runs, notes = fit_to_classes(self.attacks, n_classes)
+        if self.attacks and not runs:
+            raise ValueError(f"protocol {self.name!r} needs more classes than {n_classes}: {'; '.join(notes)}")
         return replace(self, attacks=runs), notes
 
     def resolution_for(self, dataset: str) -> Literal["native", "model"]:

@@ -5,7 +5,9 @@ import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +70,10 @@ class RecordStore:
 
     def append(self, samples: list[Sample], seconds: float) -> None:
         """Write a part: states of samples that no other part holds, and the seconds they took."""
-        index, withstood = min((sample.index, sample.withstood) for sample in samples)
-        write_samples(self._parts / f"part-{index:09d}-{withstood}.parquet", samples, {"seconds": str(seconds)})
+        first = min(sample.index for sample in samples)
+        name = f"part-{first:09d}-{uuid.uuid4().hex[:8]}.parquet"  # a sample may be the first of several parts
+        with _advice(self.folder):
+            write_samples(self._parts / name, samples, {"seconds": str(seconds)})
 
     def read_parts(self) -> tuple[list[Sample], float]:
         """The furthest states of samples in all parts, and the seconds they took."""
@@ -83,8 +87,9 @@ class RecordStore:
 
     def finish(self, row: Row, samples: Iterable[Sample]) -> None:
         """Put the table of samples and the row in place of the parts."""
-        write_samples(self.folder / "samples.parquet", samples)
-        row.write(self._row)
+        with _advice(self.folder):
+            write_samples(self.folder / "samples.parquet", samples)
+            row.write(self._row)
         self._identity.unlink()
         shutil.rmtree(self._parts)
 
@@ -130,6 +135,18 @@ class Journal:
         self._unwritten = []
 
 
+@contextmanager
+def _advice(folder: Path) -> Iterator[None]:
+    """Say what to do where a write fails in the middle of a run."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}); what was written before is whole: make room, then go on "
+            "with --resume"
+        ) from error
+
+
 def require_writable(folder: str | Path) -> None:
     """Make a folder and a file in it, so that a long run does not end in vain.
 
@@ -145,9 +162,9 @@ def require_writable(folder: str | Path) -> None:
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """What differs between two values of JSON, leaf by leaf, as far as `wanted` goes."""
+    """What differs between two values of JSON, leaf by leaf; what a row says beyond its identity is none."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key, value in wanted.items():
-            yield from _differences(found.get(key), value, f"{name}.{key}".lstrip("."))
+        for key in dict.fromkeys([*wanted, *(found if name else ())]):
+            yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
     elif found != wanted:
         yield f"{name} is {found!r} there and {wanted!r} here"

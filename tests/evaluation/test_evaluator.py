@@ -7,18 +7,16 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 
 import datasets
 import pytest
 import torch
 from PIL import Image
 
-from robust_clip.attacks import APGD, PGD, AttackRun, Charmer, EmbeddingDistance
-from robust_clip.data import ImageDataset, PixelCollator
+from robust_clip.attacks import APGD, PGD, AttackRun, EmbeddingDistance
+from robust_clip.data import ImageDataset
 from robust_clip.evaluation import Protocol, RecordStore, Row, Sample, evaluate_robustness, get_protocol
 from robust_clip.evaluation.cascade import Cascade
-from robust_clip.models import ZeroShotClassifier, embed_texts, fill_templates, pool_templates
 from robust_clip.threat_model import ThreatModel
 
 ONE_OF_TWO = """
@@ -233,32 +231,6 @@ def test_captions_have_no_accuracy(model, tokenizer):
     rows = datasets.Dataset.from_dict({"image": [Image.new("RGB", (8, 8))], "text": ["a hat"]}, features=features)
     with pytest.raises(ValueError, match="photos has captions, not classes"):
         evaluate_robustness(model, tokenizer, ImageDataset(rows, name="photos"), get_protocol("clean"))
-
-
-def test_attacked_prompts_judge_clean_images(model, tokenizer, images, tmp_path, folder_of):
-    protocol = Protocol("texts", 1, (), None, text_attack=Charmer(positions=2))
-    row = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
-    stored, samples = folder_of(tmp_path)
-    assert (stored, row.attacks, row.threat_model) == (row, ["1-charmer"], None)
-    prompts = fill_templates(images.class_names, images.templates)
-    attacked = Charmer(positions=2)(partial(embed_texts, model, tokenizer), prompts)
-    classifier = ZeroShotClassifier(model, pool_templates(embed_texts(model, tokenizer, attacked), 3))
-    batch = PixelCollator(model.image_size)([images[index] for index in range(len(images))])
-    expected = classifier(batch["pixels"]).argmax(dim=1).tolist()
-    seen = {sample.index: sample.adversarial_prediction for sample in samples if sample.clean}
-    assert seen == {index: expected[index] for index in seen}
-    assert {sample.broken_by for sample in samples} == {None, "1-charmer"}
-
-
-def test_attacked_images_are_judged_by_attacked_prompts(model, tokenizer, images, two_attacks):
-    """The image attack sees the clean prompts, so that with both each image meets more than with either."""
-    weak = replace(two_attacks, attacks=two_attacks.attacks[:1])
-    text = Protocol("texts", 1, (), None, text_attack=Charmer(positions=2))
-    both = replace(weak, text_attack=Charmer(positions=2))
-    rows = [evaluate_robustness(model, tokenizer, images, protocol) for protocol in (weak, text, both)]
-    assert rows[2].attacks == ["1-pgd-cross_entropy+charmer"]
-    assert rows[0].clean_accuracy == rows[1].clean_accuracy == rows[2].clean_accuracy
-    assert len({row.robust_accuracy for row in rows}) > 1
 
 
 def test_few_classes_are_recorded(model, tokenizer, images):

@@ -1,5 +1,6 @@
 """A folder of records is begun once, gone on from when asked, and never mixed with another evaluation's."""
 
+import errno
 import os
 
 import pytest
@@ -28,12 +29,32 @@ def test_parts_come_back_with_their_seconds(store):
 
 def test_the_furthest_state_of_a_sample_counts(store):
     store.begin(IDENTITY, resume=False)
-    store.append([Sample(8, 1, 1, 1, withstood=1), Sample(4, 1, 1, 1, withstood=1)], seconds=1.0)
-    store.append([Sample(8, 1, 1, 1, withstood=2), Sample(4, 1, 1, 0, "2-pgd-margin", withstood=1)], seconds=1.0)
-    assert store.read_parts()[0] == [
-        Sample(4, 1, 1, 0, "2-pgd-margin", withstood=1),
-        Sample(8, 1, 1, 1, withstood=2),
-    ]
+    store.append([Sample(8, 1, 1, 1, withstood=1), Sample(4, 1, 1, 1, withstood=1), Sample(7, 1, 0)], seconds=1.0)
+    store.append([Sample(8, 1, 1, 1, withstood=2), Sample(4, 1, 1, 0, "2-pgd-margin", withstood=1)], seconds=0.5)
+    broken, wrong = Sample(4, 1, 1, 0, "2-pgd-margin", withstood=1), Sample(7, 1, 0)
+    assert store.read_parts() == ([broken, wrong, Sample(8, 1, 1, 1, withstood=2)], 1.5)
+
+
+def test_a_key_that_only_the_records_have_is_a_difference(store):
+    compiled = IDENTITY | {"protocol": {"name": "p", "samples": None, "compiled": True}}
+    store.begin(compiled, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    with pytest.raises(ValueError, match="protocol.compiled is True there and None here"):
+        store.begin(IDENTITY, resume=True)
+
+
+def test_a_full_disk_leaves_what_was_written(store, monkeypatch):
+    store.begin(IDENTITY, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("robust_clip.evaluation.store.write_samples", full)
+        with pytest.raises(ValueError, match="No space left on device.*make room, then go on with --resume"):
+            store.append([Sample(1, 1, 1)], seconds=1.0)
+    assert store.read_parts() == ([Sample(0, 1, 1)], 1.0)
 
 
 def test_a_part_in_the_making_is_not_read(store):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robust_clip.attacks import PGD, sample_generators
-from robust_clip.objectives import OBJECTIVES, Clean, TeCoA, adaptive_problem
+from robust_clip.objectives import OBJECTIVES, Clean, Contrastive, TeCoA, adaptive_problem
 from robust_clip.threat_model import ThreatModel
 
 every_objective = pytest.mark.parametrize("objective_class", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -68,10 +68,15 @@ def test_an_adaptive_attack_climbs_the_whole_training_loss(tiny_model, batch):
     forward, loss = adaptive_problem(TeCoA(), tiny_model, None, batch)
     losses = loss(forward(batch.adversarial))
     assert losses.shape == (6,)
-    torch.testing.assert_close(losses, TeCoA()(tiny_model, None, batch)["tecoa"].expand(6))
+    torch.testing.assert_close(losses.mean(), TeCoA()(tiny_model, None, batch)["tecoa"])
+    assert len(set(losses.tolist())) == 6
     kept = torch.tensor([4, 1])
-    few = loss[kept](batch.adversarial[kept])
-    torch.testing.assert_close(few.mean(), TeCoA()(tiny_model, None, batch[kept])["tecoa"])
+    torch.testing.assert_close(loss[kept](batch.adversarial[kept]), losses[kept])
+
+
+def test_a_loss_that_compares_samples_cannot_be_climbed_for_each(tiny_model, batch):
+    with pytest.raises(ValueError, match="Contrastive contrasts the captions of a batch"):
+        adaptive_problem(Contrastive(), tiny_model, None, batch)
 
 
 def test_climbing_the_loss_of_tecoa_is_climbing_cross_entropy(tiny_model, batch):
