@@ -114,7 +114,8 @@ def format_table(rows: Sequence[Row]) -> str:
         for row in rows
         for note in row.substituted + row.checks
     )
-    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, *notes])
+    found = [*notes] or ["Sanity checks found nothing."] * any(row.attacks for row in rows)
+    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, "", *found])
 
 
 def _commas(text: str) -> list[str]:

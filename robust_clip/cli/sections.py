@@ -107,6 +107,8 @@ class EvaluationPlan:
             # The ensemble is looked up here, by the data set's own name.
             return DataSource(name, root, split, classes, self.templates or "single")
 
+        if not self.datasets:
+            raise ValueError("evaluation.datasets names nothing to measure on; leave the section out instead.")
         found = {}
         for name, fields in self.datasets.items():
             found[name] = construct(f"evaluation.datasets.{name}", source, fields or {})
