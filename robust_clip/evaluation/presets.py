@@ -127,11 +127,11 @@ PRESETS: dict[str, tuple[Protocol, ...]] = {
             _of_paper(
                 "tima_pgd10", (AttackRun(PGD(steps=10)),), _TIMA, threat_model=ThreatModel("linf", f"{size}/255")
             )
-            for size in (1, 2, 4, 8)
+            for size in range(1, 9)
         ),
         *(
             _of_paper("tima_autoattack", VERSIONS["standard"], _TIMA, threat_model=ThreatModel("linf", f"{size}/255"))
-            for size in (1, 2, 4, 8)
+            for size in range(1, 9)
         ),
         *(
             _of_paper("tima_pgd10", (AttackRun(PGD(steps=10)),), _TIMA, temperature=temperature)
