@@ -25,7 +25,8 @@ from robust_clip.models import load_checkpoint, packaged_checkpoint
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates every data set by every protocol, after all that can be refused beforehand has been looked at."""
-    protocols = [protocol for name in args.protocol for protocol in _protocols(name, args)]
+    # Presets may share a protocol, which is then measured once.
+    protocols = list(dict.fromkeys(protocol for name in args.protocol for protocol in _protocols(name, args)))
     for protocol in protocols:
         protocol.require_packages()
     if args.records:

@@ -49,6 +49,11 @@ def test_records_are_refused_before_any_work_and_resumed(command, capsys, tmp_pa
     assert capsys.readouterr().out == first
 
 
+def test_what_presets_share_is_measured_once(command, capsys, tmp_path):
+    command("--protocol", "pgd20,clean,pgd20", "--records", str(tmp_path), "--format", "json")
+    assert [row["protocol"]["name"] for row in json.loads(capsys.readouterr().out)] == ["pgd20", "clean"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
