@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
+from robust_clip.attacks.counts import check_counts
 from robust_clip.paper import Paper
 
 _MOMENTUM = 0.75  # weight of the new direction; the rest is the step before
@@ -60,13 +61,9 @@ class APGD(Attack):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name in ("steps", "restarts", "targets"):
-            count = getattr(self, name)
-            if name == "targets" and count is None:
-                continue
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                untargeted = ", or None for the untargeted form" if name == "targets" else ""
-                raise ValueError(f"APGD {name} must be an integer >= 1{untargeted}, got {count!r}")
+        check_counts(self, "steps", "restarts")
+        if self.targets is not None:
+            check_counts(self, "targets", otherwise=", or None for the untargeted form")
         if isinstance(self.rho, bool) or not isinstance(self.rho, int | float) or not 0 < self.rho < 1:
             raise ValueError(f"APGD rho is a share of steps, strictly between 0 and 1 (0.75), got {self.rho!r}")
 

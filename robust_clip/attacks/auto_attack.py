@@ -64,18 +64,7 @@ class AutoAttack(Attack):
         ValueError: If the version is unknown, `custom` has no components, or another version is given some.
     """
 
-    paper: ClassVar[Paper] = Paper(
-        title="Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
-        arxiv_id="2003.01690",
-        bibtex="""@inproceedings{croce2020reliable,
-  title = {Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks},
-  author = {Croce, Francesco and Hein, Matthias},
-  booktitle = {International Conference on Machine Learning},
-  year = {2020},
-  eprint = {2003.01690},
-  archivePrefix = {arXiv}
-}""",
-    )
+    paper: ClassVar[Paper] = APGD.paper
 
     version: str = "standard"
     runs: tuple[AttackRun, ...] = field(default=())

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
+from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.masked_lm import MaskedLM, load_masked_lm
-from robust_clip.attacks.text import TextProblem, check_counts
+from robust_clip.attacks.text import TextProblem
 from robust_clip.attacks.word_substitution import Place, Propose, WordSubstitution
 from robust_clip.attacks.words import STOP_WORDS
 

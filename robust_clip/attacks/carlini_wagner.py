@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
+from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.losses import Margin, labels_of
 from robust_clip.paper import Paper
 
@@ -65,10 +66,7 @@ class CarliniWagner(Attack):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name in ("steps", "binary_search_steps"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"CarliniWagner {name} must be an integer >= 1, got {count!r}")
+        check_counts(self, "steps", "binary_search_steps")
         for name in ("initial_const", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"CarliniWagner {name} must be a positive number, got {getattr(self, name)!r}")

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import torch
 
-from robust_clip.attacks.text import Distance, TextAttack, TextProblem, check_counts
+from robust_clip.attacks.counts import check_counts
+from robust_clip.attacks.text import Distance, TextAttack, TextProblem
 from robust_clip.attacks.words import read_words
 from robust_clip.paper import Paper
 

@@ -1,7 +1,6 @@
 """Losses on embeddings: what an attack climbs that needs neither labels nor classes."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,10 +32,6 @@ class EmbeddingDistance(AttackLoss):
             shapes = f"{tuple(outputs.shape)} and {tuple(self.reference.shape)}"
             raise ValueError(f"outputs and reference must have the same shape, got {shapes}")
         return (outputs.float() - self.reference.float()).square().flatten(1).sum(dim=1)
-
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, reference=self.reference[kept])
 
 
 def unit_divergence(reference: Tensor, outputs: Tensor) -> Tensor:
@@ -93,10 +88,6 @@ class JointDivergence(AttackLoss):
         from_image = unit_divergence(self.image.float(), features)
         return from_image + self.weight * unit_divergence(self.text.float(), features)
 
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, image=self.image[kept], text=self.text[kept])
-
 
 @dataclass(frozen=True, eq=False)
 class SetDissimilarity(AttackLoss):
@@ -120,10 +111,6 @@ class SetDissimilarity(AttackLoss):
         """Minus the sum of cosines of the embeddings `(B, V, D)` of V views of each image, `(B,)`."""
         views = functional.normalize(outputs.float(), dim=-1)
         return -(views * self.captions.float().unsqueeze(1)).sum(dim=(1, 2))
-
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, captions=self.captions[kept])
 
 
 EMBEDDING_LOSSES: dict[str, type[EmbeddingDistance]] = {"embedding_distance": EmbeddingDistance}

@@ -3,12 +3,13 @@
 import contextlib
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
+from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.losses import AttackLoss, labels_of
 from robust_clip.paper import Paper
 
@@ -61,13 +62,9 @@ class FAB(Attack):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name in ("steps", "targets", "restarts"):
-            count = getattr(self, name)
-            if name == "targets" and count is None:
-                continue
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                untargeted = ", or None for the untargeted form" if name == "targets" else ""
-                raise ValueError(f"FAB {name} must be an integer >= 1{untargeted}, got {count!r}")
+        check_counts(self, "steps", "restarts")
+        if self.targets is not None:
+            check_counts(self, "targets", otherwise=", or None for the untargeted form")
 
     @property
     def short_name(self) -> str:
@@ -215,10 +212,6 @@ class _LogitDifference(AttackLoss):
         logits = outputs.float()
         reached, left = (logits.gather(1, index.unsqueeze(1)).squeeze(1) for index in (self.classes, self.labels))
         return reached - left
-
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, labels=self.labels[kept], classes=self.classes[kept])
 
 
 def _random_start(problem: Problem) -> Tensor:

@@ -1,8 +1,8 @@
 """What an attack climbs: losses of the outputs, one value per sample, computed in float32."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,13 +25,17 @@ class AttackLoss(ABC):
             `(B,)`, float32, never averaged.
         """
 
-    @abstractmethod
     def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for some of the samples.
+        """The same loss for some of the samples: a dataclass whose tensors have one row for each sample.
 
         Args:
             kept: Positions or a mask, on the device of the loss.
         """
+        loss: Any = self
+        values = {field.name: getattr(loss, field.name) for field in fields(loss)}
+        rows = {name: value[kept] for name, value in values.items() if isinstance(value, Tensor)}
+        chosen: Self = replace(loss, **rows)
+        return chosen
 
     def fooled(self, outputs: Tensor) -> Tensor | None:
         """Whether each sample is misclassified.
@@ -57,7 +61,22 @@ class AttackLoss(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class CrossEntropy(AttackLoss):
+class LabelledLoss(AttackLoss):
+    """A loss on logits that knows the true classes, and so when a sample is misclassified.
+
+    Args:
+        labels: `(B,)`, integer classes.
+    """
+
+    labels: Tensor
+
+    def fooled(self, outputs: Tensor) -> Tensor:
+        """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
+        return outputs.argmax(dim=1) != self.labels
+
+
+@dataclass(frozen=True, eq=False)
+class CrossEntropy(LabelledLoss):
     """Cross-entropy of the true label.
 
     Args:
@@ -70,19 +89,9 @@ class CrossEntropy(AttackLoss):
         ([0.6931, 1.3133], [False, True])
     """
 
-    labels: Tensor
-
     def __call__(self, outputs: Tensor) -> Tensor:
         """Cross-entropy of logits `(B, C)`, `(B,)`."""
         return functional.cross_entropy(outputs.float(), self.labels, reduction="none")
-
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, labels=self.labels[kept])
-
-    def fooled(self, outputs: Tensor) -> Tensor:
-        """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
-        return outputs.argmax(dim=1) != self.labels
 
     def towards(self, targets: Tensor) -> "TargetedCrossEntropy":
         """Minus the cross-entropy of `targets` `(B,)`."""
@@ -110,13 +119,9 @@ class TargetedCrossEntropy(CrossEntropy):
         """Log-probability of the target from logits `(B, C)`, `(B,)`."""
         return -functional.cross_entropy(outputs.float(), self.targets, reduction="none")
 
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, labels=self.labels[kept], targets=self.targets[kept])
-
 
 @dataclass(frozen=True, eq=False)
-class Margin(AttackLoss):
+class Margin(LabelledLoss):
     """The loss that papers on robust CLIP call CW: `-relu(z_y - max_{j != y} z_j + confidence)`.
 
     It takes the logit margin of Carlini and Wagner (https://huggingface.co/papers/1608.04644, f_6 in Section V-A) and
@@ -131,7 +136,6 @@ class Margin(AttackLoss):
         [-3.0, -0.0]
     """
 
-    labels: Tensor
     confidence: float = 50.0
 
     def __call__(self, outputs: Tensor) -> Tensor:
@@ -142,17 +146,9 @@ class Margin(AttackLoss):
         others = logits.scatter(1, label, -torch.inf).amax(dim=1)
         return -functional.relu(logits.gather(1, label).squeeze(1) - others + self.confidence)
 
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, labels=self.labels[kept])
-
-    def fooled(self, outputs: Tensor) -> Tensor:
-        """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
-        return outputs.argmax(dim=1) != self.labels
-
 
 @dataclass(frozen=True, eq=False)
-class DLR(AttackLoss):
+class DLR(LabelledLoss):
     """Difference of logits ratio: `-(z_y - max_{j != y} z_j) / (z_(1) - z_(3))`, z_(k) being the k-th largest logit.
 
     https://huggingface.co/papers/2003.01690, Eq. 6. Neither a shift nor a positive scale of the logits changes it, so
@@ -167,8 +163,6 @@ class DLR(AttackLoss):
         (-0.3333333432674408, -0.3333333432674408)
     """
 
-    labels: Tensor
-
     def __call__(self, outputs: Tensor) -> Tensor:
         """Ratio of logits `(B, C)`, `(B,)`; C is at least 3."""
         if outputs.shape[1] < 3:
@@ -180,14 +174,6 @@ class DLR(AttackLoss):
         others = logits.scatter(1, label, -torch.inf).amax(dim=1)
         first, _, third = logits.topk(3, dim=1).values.unbind(dim=1)
         return (others - logits.gather(1, label).squeeze(1)) / (first - third + _TIE)
-
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, labels=self.labels[kept])
-
-    def fooled(self, outputs: Tensor) -> Tensor:
-        """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""
-        return outputs.argmax(dim=1) != self.labels
 
     def towards(self, targets: Tensor) -> "TargetedDLR":
         """The ratio with `targets` `(B,)` in place of the strongest wrong class."""
@@ -223,10 +209,6 @@ class TargetedDLR(DLR):
         label, target = (logits.gather(1, index.unsqueeze(1)).squeeze(1) for index in (self.labels, self.targets))
         first, _, third, fourth = logits.topk(4, dim=1).values.unbind(dim=1)
         return (target - label) / (first - (third + fourth) / 2 + _TIE)
-
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, labels=self.labels[kept], targets=self.targets[kept])
 
 
 def labels_of(loss: AttackLoss, attack: str) -> Tensor:

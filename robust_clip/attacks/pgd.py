@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
+from robust_clip.attacks.counts import check_counts
 from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel, parse_size
 
@@ -52,10 +53,7 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         """Check the fields and read the step size."""
-        for name in ("steps", "restarts"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"PGD {name} must be an integer >= 1, got {count!r}")
+        check_counts(self, "steps", "restarts")
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"PGD restarts={self.restarts} without random_start repeats one search; set random_start")
         if self.step_size is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
+from robust_clip.attacks.counts import check_counts
 from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel
 
@@ -60,10 +61,7 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name in ("queries", "restarts"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"Square {name} must be an integer >= 1, got {count!r}")
+        check_counts(self, "queries", "restarts")
         if not 0 < self.p_init <= 1:
             raise ValueError(f"Square p_init is a share of the pixels, above 0 and at most 1, got {self.p_init!r}")
 

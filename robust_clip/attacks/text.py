@@ -213,22 +213,6 @@ def check_texts(texts: Sequence[str]) -> None:
             raise ValueError(f"the text at position {index} is blank: drop it, or say what stands for it")
 
 
-def check_counts(attack: TextAttack, *names: str) -> None:
-    """Refuse fields of an attack that are no positive integers.
-
-    Args:
-        attack: The attack.
-        names: Its fields.
-
-    Raises:
-        ValueError: If one is not.
-    """
-    for name in names:
-        count = getattr(attack, name)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{type(attack).__name__} {name} must be an integer >= 1, got {count!r}")
-
-
 def _first_best(scores: Tensor) -> int:
     """Position of the first score that ties with the highest."""
     best = scores.max()

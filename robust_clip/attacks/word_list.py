@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from robust_clip.attacks.text import TextProblem, check_counts
+from robust_clip.attacks.counts import check_counts
+from robust_clip.attacks.text import TextProblem
 from robust_clip.attacks.word_substitution import Place, Propose, WordSubstitution
 from robust_clip.attacks.words import COMMON_WORDS, read_words
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from robust_clip.attacks.text import TextAttack, TextProblem, check_counts
+from robust_clip.attacks.counts import check_counts
+from robust_clip.attacks.text import TextAttack, TextProblem
 from robust_clip.attacks.words import STOP_WORDS
 from robust_clip.paper import Paper
 

@@ -54,3 +54,14 @@ def images():
         return (1.4 * torch.rand(batch, 3, height, width, generator=generator) - 0.2).clamp(0, 1).to(dtype)
 
     return make
+
+
+@pytest.fixture
+def network():
+    """A smooth network of 6 classes for 5x5 images, curved enough that samples take different numbers of steps."""
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(75, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 6)]
+    network = nn.Sequential(*layers).eval()
+    for parameter in network.parameters():
+        parameter.data *= 4
+    return network

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from robust_clip.attacks.apgd import APGD, checkpoints
 from robust_clip.attacks.base import sample_generators
@@ -13,22 +12,10 @@ from robust_clip.attacks.embedding import EmbeddingDistance
 from robust_clip.attacks.losses import DLR, AttackLoss, CrossEntropy
 from robust_clip.attacks.pgd import PGD
 from robust_clip.threat_model import ThreatModel
+from tests.reference.ascent import Unlabelled, best_change
 
 THREATS = [ThreatModel("linf", "8/255"), ThreatModel("l2", 0.5)]
 every_threat = pytest.mark.parametrize("threat_model", THREATS, ids=str)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unlabelled(AttackLoss):
-    """A loss that calls nothing fooled, so that no sample leaves."""
-
-    loss: AttackLoss
-
-    def __call__(self, outputs):
-        return self.loss(outputs)
-
-    def __getitem__(self, kept):
-        return Unlabelled(self.loss[kept])
 
 
 class Sum(AttackLoss):
@@ -39,17 +26,6 @@ class Sum(AttackLoss):
 
     def __getitem__(self, kept):
         return self
-
-
-@pytest.fixture
-def network():
-    """A smooth network of 6 classes for 5x5 images, curved enough that samples take different numbers of steps."""
-    torch.manual_seed(0)
-    layers = [nn.Flatten(), nn.Linear(75, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 6)]
-    network = nn.Sequential(*layers).eval()
-    for parameter in network.parameters():
-        parameter.data *= 4
-    return network
 
 
 @pytest.fixture
@@ -67,18 +43,6 @@ def watched(network):
 def run(attack, forward, pixels, loss, threat_model, seed=0, **options):
     """One attack on samples 0, 1, 2, ... of a data set."""
     return attack(forward, pixels, loss, threat_model, sample_generators(seed, range(len(pixels))), **options)
-
-
-def best_change(direction, pixels, threat_model):
-    """Maximum of `<direction, change>` over ball and box in float64: clip(t d, -x, 1 - x), t as the ball allows."""
-    if threat_model.norm == "linf":
-        return np.clip(threat_model.epsilon * np.sign(direction), -pixels, 1 - pixels)
-    low, high = 0.0, 1e6
-    for _ in range(200):
-        middle = (low + high) / 2
-        inside = np.linalg.norm(np.clip(middle * direction, -pixels, 1 - pixels)) <= threat_model.epsilon
-        low, high = (middle, high) if inside else (low, middle)
-    return np.clip(low * direction, -pixels, 1 - pixels)
 
 
 @pytest.mark.parametrize(

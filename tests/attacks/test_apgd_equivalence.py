@@ -1,41 +1,16 @@
 """APGD against the authors' code, as `pyautoattack` publishes it."""
 
-import dataclasses
 
 import pytest
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from torch import nn
 from torch.nn import functional
 
 from robust_clip.attacks.apgd import APGD, checkpoints
 from robust_clip.attacks.base import sample_generators
-from robust_clip.attacks.losses import DLR, AttackLoss, CrossEntropy
+from robust_clip.attacks.losses import DLR, CrossEntropy
 from robust_clip.threat_model import ThreatModel
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unlabelled(AttackLoss):
-    """A loss that calls nothing fooled, so that no sample leaves."""
-
-    loss: AttackLoss
-
-    def __call__(self, outputs):
-        return self.loss(outputs)
-
-    def __getitem__(self, kept):
-        return Unlabelled(self.loss[kept])
-
-
-@pytest.fixture
-def network():
-    """A smooth network of 6 classes for 5x5 images, curved enough that samples take different numbers of steps."""
-    torch.manual_seed(0)
-    layers = [nn.Flatten(), nn.Linear(75, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 6)]
-    network = nn.Sequential(*layers).eval()
-    for parameter in network.parameters():
-        parameter.data *= 4
-    return network
+from tests.reference.ascent import Unlabelled
 
 
 def run(attack, forward, pixels, loss, threat_model, seed=0, **options):

@@ -9,18 +9,7 @@ import torch
 
 from robust_clip.attacks import PGD, CrossEntropy, EmbeddingDistance, Margin, sample_generators
 from robust_clip.threat_model import ThreatModel
-
-
-def best_change(direction, pixels, threat_model):
-    """Maximum of `<direction, change>` over ball and box in float64: clip(t d, -x, 1 - x), t as the ball allows."""
-    if threat_model.norm == "linf":
-        return np.clip(threat_model.epsilon * np.sign(direction), -pixels, 1 - pixels)
-    low, high = 0.0, 1e6
-    for _ in range(200):
-        middle = (low + high) / 2
-        inside = np.linalg.norm(np.clip(middle * direction, -pixels, 1 - pixels)) <= threat_model.epsilon
-        low, high = (middle, high) if inside else (low, middle)
-    return np.clip(low * direction, -pixels, 1 - pixels)
+from tests.reference.ascent import best_change
 
 
 @pytest.mark.parametrize(
