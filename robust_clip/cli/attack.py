@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if not Path(args.image).is_file():
         raise ValueError(f"No image file {args.image}.")
     threat_model = ThreatModel(args.norm, args.epsilon)
-    attack = choose_attack(args.attack, 20 if args.attack == "pgd" and args.steps is None else args.steps)
+    attack = choose_attack(args.attack, args.steps, pgd_steps=20)
     require_writable(args.out)
 
     model, processor = load_checkpoint(args.model)

@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Unknown objective {args.objective!r}; known: {', '.join(sorted(OBJECTIVES))}.")
     if args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, got {args.repeats}.")
-    if args.attack == "pgd" and args.steps is None:
-        args.steps = 2
-    objective, attack = OBJECTIVES[args.objective](), choose_attack(args.attack, args.steps)
+    objective, attack = OBJECTIVES[args.objective](), choose_attack(args.attack, args.steps, pgd_steps=2)
     ThreatModel("linf", args.epsilon)
     clean_times, own_times = _step_times(args, objective)
     clean_s, own_s = statistics.median(clean_times), statistics.median(own_times)
@@ -113,7 +111,7 @@ def _step(args: argparse.Namespace, objective: Objective, folder: str) -> Callab
         model,
         AdversarialTrainingArguments(output_dir=folder, report_to="none", bf16=args.bf16, disable_tqdm=True),
         objective=objective,
-        attack=choose_attack(args.attack, args.steps) if objective.needs_attack else None,
+        attack=choose_attack(args.attack, args.steps, pgd_steps=2) if objective.needs_attack else None,
         threat_model=ThreatModel("linf", args.epsilon) if objective.needs_attack else None,
         train_dataset=_labels_only(names),
         processing_class=processor,

@@ -16,6 +16,7 @@ from robust_clip.data import PixelCollator, load_image_dataset
 from robust_clip.evaluation import Protocol, Sample, weights_revision
 from robust_clip.evaluation.bench import Bench, set_up
 from robust_clip.evaluation.cascade import Candidate, Cascade
+from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.records import latest, write_json
 from robust_clip.models import load_checkpoint
@@ -182,11 +183,10 @@ def _prepare(args: argparse.Namespace) -> tuple[Comparison, dict[str, Any]]:
     threat_model = ThreatModel(args.norm, args.epsilon)
     protocol = Protocol("compared", 1, VERSIONS["standard"], threat_model, samples=args.samples)
     dataset = load_image_dataset(args.datasets, args.split, root=args.root)
-    if dataset.class_names is None:
-        raise ValueError(f"{dataset.name} has captions, not classes")
+    names = require_classes(dataset)
     loaded, processor = load_checkpoint(args.model)
     model: Any = loaded.to(process_state().device).eval()
-    bench = set_up(model, processor.tokenizer, dataset.class_names, dataset.templates[:1], protocol, args.seed)
+    bench = set_up(model, processor.tokenizer, names, dataset.templates[:1], protocol, args.seed)
     chosen = protocol.choose(len(dataset), args.seed)
     batch = PixelCollator(model.image_size, args.resolution)([dataset[row] for row in chosen])
     # pyautoattack takes views of gradients, which have the memory layout of the images.

@@ -17,6 +17,7 @@ from robust_clip.evaluation import (
     get_protocols,
     require_writable,
 )
+from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.protocol import Precision, Resolution, Templates
 from robust_clip.evaluation.records import percent
@@ -36,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give what to measure on: --datasets NAME,NAME or --suite NAME")
     datasets = [load_image_dataset(name, args.split, root=args.root) for name in names]
     for dataset in datasets:
-        if dataset.class_names is None:
-            raise ValueError(f"{dataset.name} has captions, not classes, so there is no accuracy to measure")
+        require_classes(dataset)
     runs = [(dataset, protocol) for dataset in datasets for protocol in protocols]
     if args.records and not args.resume:
         for dataset, protocol in runs:

@@ -89,17 +89,19 @@ def choose(section: str, registry: Mapping[str, Callable[..., T]], settings: Map
     return construct(section, registry[name], rest)
 
 
-def choose_attack(name: str, steps: int | None) -> Attack:
-    """The attack of that name, with `steps` in place of its own unless that is `None`.
+def choose_attack(name: str, steps: int | None, *, pgd_steps: int) -> Attack:
+    """The attack of that name, with `steps` in place of its own, or of `pgd_steps` for PGD, unless that is `None`.
 
-    >>> choose_attack("pgd", 3).steps
-    3
-    >>> choose_attack("fgsm", None)
+    >>> choose_attack("pgd", 3, pgd_steps=20).steps, choose_attack("pgd", None, pgd_steps=20).steps
+    (3, 20)
+    >>> choose_attack("fgsm", None, pgd_steps=20)
     FGSM(random_start=False)
 
     Raises:
         ValueError: As `choose`, also for an attack that takes no steps.
     """
+    if steps is None and name == "pgd":
+        steps = pgd_steps
     return choose("attack", ATTACKS, {"name": name} | ({} if steps is None else {"steps": steps}))
 
 

@@ -9,7 +9,7 @@ Evaluating Adversarial Robustness" (https://huggingface.co/papers/1902.06705, Se
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,14 +45,20 @@ class Probe:
     indices: Sequence[int]
     seed: int
     batch_size: int
+    _stood: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def clean(self) -> Tensor:
         """Which images are classified rightly, `(B,)`."""
         return self._right(self.pixels, attacked=False)
 
     def standing(self, run: AttackRun, threat_model: ThreatModel, batch_size: int | None = None) -> Tensor:
-        """Which images are classified rightly, clean and after the attack, `(B,)`."""
-        size = batch_size or self.batch_size
+        """Which images are classified rightly, clean and after the attack, `(B,)`; each attack is run once."""
+        asked = run, threat_model, batch_size or self.batch_size
+        if asked not in self._stood:
+            self._stood[asked] = self._attacked(*asked)
+        return self._stood[asked]
+
+    def _attacked(self, run: AttackRun, threat_model: ThreatModel, size: int) -> Tensor:
         adversarial = []
         for rows in torch.arange(len(self.pixels)).split(size):
             generators = sample_generators(self.seed, [self.indices[row] for row in rows.tolist()])
@@ -74,7 +80,7 @@ class Probe:
 
 
 def quick_checks(probe: Probe) -> list[str]:
-    """What is wrong with the outputs and gradients of the classifier, at the cost of three passes."""
+    """What is wrong with the outputs and gradients of the classifier, at the cost of a few passes."""
     checks = (random_outputs, probabilities, dead_gradients)
     return [finding for check in checks if (finding := check(probe))]
 

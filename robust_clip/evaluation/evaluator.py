@@ -145,8 +145,7 @@ def _one_by_one(collator: PixelCollator, examples: Sequence[dict[str, Any]]) -> 
 
 def _prompts(dataset: ImageDataset, protocol: Protocol) -> tuple[list[str], list[str]]:
     """Class names and templates."""
-    if dataset.class_names is None:
-        raise ValueError(f"{dataset.name} has captions, not classes, so there is no accuracy to measure")
+    names = require_classes(dataset)
     templates = list(dataset.templates)
     if protocol.templates == "single":
         templates = templates[:1]
@@ -154,7 +153,18 @@ def _prompts(dataset: ImageDataset, protocol: Protocol) -> tuple[list[str], list
         templates = list(templates_for(dataset.name, "clip"))
     elif len(templates) == 1:
         templates = list(templates_for(dataset.name, "ensemble"))
-    return list(dataset.class_names), templates
+    return names, templates
+
+
+def require_classes(dataset: ImageDataset) -> list[str]:
+    """The class names of a data set.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if dataset.class_names is None:
+        raise ValueError(f"{dataset.name} has captions, not classes, so there is no accuracy to measure")
+    return list(dataset.class_names)
 
 
 def _describe(dataset: ImageDataset, names: Sequence[str], templates: Sequence[str]) -> dict[str, Any]:
