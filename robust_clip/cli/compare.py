@@ -1,9 +1,11 @@
 """`robust-clip compare`: our attacks beside those of `pyautoattack`, on the same images, logits and cores."""
 
 import argparse
+import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ _THEIR_NAMES = {
     "square-margin": "square",
 }
 _THEIR_NORMS = {"linf": "Linf", "l2": "L2"}
+PACKAGES = ("robust-clip", "pyautoattack")
 
 
 class Counted(nn.Module):
@@ -54,19 +57,29 @@ class Counted(nn.Module):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one attack, or all of them in a row, left standing.
+    """What one attack of one package did.
 
     Args:
-        standing: Images classified rightly, clean and attacked, out of all.
+        plan: `in a row`, where an attack gets what the ones before it left standing, or `alone`.
+        attack: Our name of the attack.
+        package: `robust-clip` or `pyautoattack`.
+        begun: Images that it was given, all of them classified rightly when clean.
+        standing: Rows of the images that it left standing.
         seconds: Wall time.
-        forward_passes: For each image that the attack began with, on average.
-        backward_passes: Likewise.
+        cpu_seconds: Time of all cores, which other work on the machine lengthens less.
+        forward_passes: Of all images together, those with a backward pass included.
+        backward_passes: Of all images together.
     """
 
-    standing: int
+    plan: str
+    attack: str
+    package: str
+    begun: int
+    standing: list[int]
     seconds: float
-    forward_passes: float
-    backward_passes: float
+    cpu_seconds: float
+    forward_passes: int
+    backward_passes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,94 +102,126 @@ class Comparison:
     seed: int
     batch_size: int
 
-    def ours(self, runs: tuple[AttackRun, ...]) -> Outcome:
-        """Our attacks, as `robust-clip evaluate` runs them."""
-        threat_model = self.bench.protocol.threat_model
-        protocol = Protocol("compared", 1, runs, threat_model)
+    def measure(self, plan: str, run: AttackRun, package: str, rows: list[int]) -> Outcome:
+        """Gives the images of `rows` to one attack of one package."""
+        kept = [self.rows.index(row) for row in rows]
+        pixels, labels = self.pixels[kept], self.labels[kept]
+        counted = Counted(self.bench.classifier).eval()
+        wall, cpu = time.perf_counter(), time.process_time()
+        standing = self._attack(counted, package, run, pixels, labels, rows) if rows else []
+        return Outcome(
+            plan,
+            str(run),
+            package,
+            len(rows),
+            standing,
+            round(time.perf_counter() - wall, 2),
+            round(time.process_time() - cpu, 2),
+            counted.forward_rows,
+            counted.backward_rows,
+        )
 
-        def run(classifier: Any) -> int:
-            cascade = Cascade(Bench(classifier, protocol, self.bench.device), self.seed, self.batch_size)
-            candidates = [
-                Candidate(image, int(label), Sample(row, int(label)))
-                for image, label, row in zip(self.pixels, self.labels, self.rows, strict=True)
-            ]
-            passes = [*cascade.feed(candidates), *cascade.drain()]
-            return sum(sample.robust for sample in latest(sample for samples in passes for sample in samples))
+    def _attack(
+        self, classifier: Any, package: str, run: AttackRun, pixels: Tensor, labels: Tensor, rows: list[int]
+    ) -> list[int]:
+        """Rows that stand."""
+        if package == "pyautoattack":
+            found = self._theirs(classifier, _THEIR_NAMES[str(run)], pixels, labels)
+            return [row for row, stands in zip(rows, found == labels, strict=True) if stands]
+        protocol = Protocol("compared", 1, (run,), self.bench.protocol.threat_model)
+        cascade = Cascade(Bench(classifier, protocol, self.bench.device), self.seed, self.batch_size)
+        candidates = [
+            Candidate(image, int(label), Sample(row, int(label), int(label)))
+            for image, label, row in zip(pixels, labels, rows, strict=True)
+        ]
+        passes = [*cascade.feed(candidates), *cascade.drain()]
+        return sorted(sample.index for sample in latest(sample for part in passes for sample in part) if sample.robust)
 
-        return self._timed(run)
-
-    def theirs(self, attacks: list[str]) -> Outcome:
-        """Those of `pyautoattack`, with the settings of its version `standard`."""
+    def _theirs(self, classifier: Any, attack: str, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Classes `(B,)` after an attack of `pyautoattack` with the settings of its version `standard`."""
         from pyautoattack import AutoAttack
 
         threat_model = self.bench.protocol.threat_model
         if threat_model is None:
             raise ValueError("a comparison of attacks needs a threat model")
-
-        def run(classifier: Any) -> int:
-            norm: Any = _THEIR_NORMS[threat_model.norm]
-            attack = AutoAttack(
-                classifier, norm=norm, eps=threat_model.epsilon, seed=self.seed, device=str(self.bench.device)
-            )
-            attack.attacks_to_run = attacks
-            adversarial, _ = attack.run_standard_evaluation(self.pixels, self.labels, batch_size=self.batch_size)
-            inside = threat_model.distance(adversarial, self.pixels) <= threat_model.epsilon + 1e-6
-            if not inside.all():
-                raise RuntimeError(f"pyautoattack left {threat_model} for {int((~inside).sum())} images")
-            with torch.no_grad():
-                batches = adversarial.split(self.batch_size)
-                found = torch.cat([self.bench.classifier(batch).argmax(dim=1) for batch in batches])
-            return int((found == self.labels).sum())
-
-        return self._timed(run)
-
-    def _timed(self, run: Callable[[Counted], int]) -> Outcome:
-        counted = Counted(self.bench.classifier).eval()
-        start = time.perf_counter()
-        standing = run(counted)
-        seconds = time.perf_counter() - start
-        passes = counted.forward_rows / len(self.rows), counted.backward_rows / len(self.rows)
-        return Outcome(standing, round(seconds, 1), round(passes[0], 1), round(passes[1], 1))
+        norm: Any = _THEIR_NORMS[threat_model.norm]
+        ensemble = AutoAttack(
+            classifier, norm=norm, eps=threat_model.epsilon, seed=self.seed, device=str(self.bench.device)
+        )
+        ensemble.attacks_to_run = [attack]
+        adversarial, _ = ensemble.run_standard_evaluation(pixels, labels, batch_size=self.batch_size)
+        inside = threat_model.distance(adversarial, pixels) <= threat_model.epsilon + 1e-6
+        if not inside.all():
+            raise RuntimeError(f"pyautoattack left {threat_model} for {int((~inside).sum())} images")
+        with torch.no_grad():
+            batches = adversarial.split(self.batch_size)
+            return torch.cat([self.bench.classifier(batch).argmax(dim=1) for batch in batches])
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares each attack by itself, then all in a row."""
+    """Compares the attacks of version `standard` in a row, or each alone, and goes on from what `--out` holds."""
     comparison, identity = _prepare(args)
     runs, substituted = fit_to_classes(VERSIONS["standard"], comparison.bench.classifier.class_embeds.shape[0])
     if substituted:
         raise ValueError(f"{args.datasets} has too few classes for a fair comparison: {'; '.join(substituted)}")
-    singles = [run for run in runs if args.attacks is None or str(run) in args.attacks]
-    plans = [(str(single), (single,)) for single in singles] + ([] if args.attacks else [("standard", runs)])
-    result: dict[str, Any] = identity | {"outcomes": {}}
-    for name, members in tqdm(plans, desc=f"{args.datasets} {args.epsilon}"):
-        names = [_THEIR_NAMES[str(member)] for member in members]
-        pair = {"ours": asdict(comparison.ours(members)), "pyautoattack": asdict(comparison.theirs(names))}
-        if name == "standard":
-            without = tuple(member for member in members if not str(member).startswith("fab"))
-            pair["ours without fab"] = asdict(comparison.ours(without))
-        result["outcomes"][name] = pair
-        if args.out:
-            write_json(args.out, result)
-    print(format_comparison(result))
+    outcomes = _read_outcomes(args.out, identity)
+    plan = "alone" if args.attacks else "in a row"
+    runs = tuple(run for run in runs if not args.attacks or str(run) in args.attacks)
+    standing = dict.fromkeys(PACKAGES, comparison.rows)
+    for run, package in tqdm(list(product(runs, PACKAGES)), desc=f"{args.datasets} {args.epsilon}"):
+        key = plan, str(run), package
+        if key not in outcomes:
+            rows = standing[package] if plan == "in a row" else comparison.rows
+            outcomes[key] = comparison.measure(plan, run, package, rows)
+            if args.out:
+                write_json(args.out, identity | {"outcomes": [asdict(outcome) for outcome in outcomes.values()]})
+        standing[package] = outcomes[key].standing
+    print(format_comparison(identity, list(outcomes.values())))
     return 0
 
 
-def format_comparison(result: dict[str, Any]) -> str:
-    """A table in Markdown: images standing, seconds, and passes for each image that is right clean."""
+def format_comparison(identity: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+    """A table in Markdown: images standing, seconds, and passes for each image that an attack was given."""
     lines = [
-        f"{result['model']}, {result['dataset']}, {result['threat_model']}, {result['n']} images, "
-        f"{result['right_clean']} of them right clean, seed {result['seed']}",
+        f"{identity['model']}, {identity['dataset']}, {identity['threat_model']}, {identity['n']} images, "
+        f"{identity['right_clean']} of them right clean, seed {identity['seed']}, batches of "
+        f"{identity['batch_size']}, {identity['threads']} threads",
         "",
-        "| attack | by | standing | % of all | seconds | forward | of them with backward |",
-        "|---|---|---|---|---|---|---|",
+        "| attacks | attack | by | given | standing | % of all | seconds | CPU seconds | forward | with backward |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for attack, pair in result["outcomes"].items():
-        for package, outcome in pair.items():
-            share = f"{100 * outcome['standing'] / result['n']:.1f}"
-            passes = (f"{outcome['forward_passes']:.0f}", f"{outcome['backward_passes']:.0f}")
-            cells = (attack, package, str(outcome["standing"]), share, f"{outcome['seconds']:.0f}", *passes)
-            lines.append(f"| {' | '.join(cells)} |")
+    for outcome in outcomes:
+        given = max(1, outcome.begun)
+        passes = f"{outcome.forward_passes / given:.0f} | {outcome.backward_passes / given:.0f}"
+        lines.append(_format_line(outcome, identity["n"], passes))
+    whole = [outcome for outcome in outcomes if outcome.plan == "in a row"]
+    for package in PACKAGES:
+        of_package = [outcome for outcome in whole if outcome.package == package]
+        if len(of_package) == len(VERSIONS["standard"]):
+            seconds, cpu = (sum(getattr(one, unit) for one in of_package) for unit in ("seconds", "cpu_seconds"))
+            total = replace(of_package[0], attack="all", standing=of_package[-1].standing)
+            total = replace(total, seconds=seconds, cpu_seconds=cpu)
+            lines.append(_format_line(total, identity["n"], " | "))
     return "\n".join(lines)
+
+
+def _format_line(outcome: Outcome, n: int, passes: str) -> str:
+    standing = len(outcome.standing)
+    cells = (outcome.plan, outcome.attack, outcome.package, str(outcome.begun), str(standing))
+    numbers = (f"{100 * standing / n:.1f}", f"{outcome.seconds:.1f}", f"{outcome.cpu_seconds:.1f}", passes)
+    return f"| {' | '.join(cells + numbers)} |"
+
+
+def _read_outcomes(path: str | None, identity: Mapping[str, Any]) -> dict[tuple[str, str, str], Outcome]:
+    """What an earlier run of the same comparison found."""
+    if path is None or not Path(path).exists():
+        return {}
+    found = json.loads(Path(path).read_text())
+    if different := [name for name, value in identity.items() if found.get(name) != value]:
+        told = ", ".join(f"{name} {found.get(name)!r} there and {identity[name]!r} here" for name in different)
+        raise ValueError(f"{path} holds another comparison: {told}. Name another file with --out.")
+    outcomes = [Outcome(**outcome) for outcome in found["outcomes"]]
+    return {(outcome.plan, outcome.attack, outcome.package): outcome for outcome in outcomes}
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Comparison, dict[str, Any]]:
@@ -230,8 +275,8 @@ def add_parser(subparsers: Any) -> None:
     add("--epsilon", default="4/255", help="radius")
     add("--resolution", choices=("native", "model"), default="native", help="grid of the perturbation")
     add("--samples", type=int, default=500, help="images drawn from the split by the seed")
-    add("--attacks", nargs="+", choices=tuple(_THEIR_NAMES), help="only these, and not all in a row")
+    add("--attacks", nargs="+", choices=tuple(_THEIR_NAMES), help="only these, each alone; all in a row by default")
     add("--seed", type=int, default=0, help="of the choice of images and of both packages")
     add("--batch_size", type=int, default=64, help="images in one forward pass, of both packages")
-    add("--out", help="JSON file for the result, rewritten after each attack")
+    add("--out", help="JSON file for the result, written after each attack; an unfinished comparison there goes on")
     parser.set_defaults(run=run)
