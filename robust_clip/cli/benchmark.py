@@ -93,10 +93,11 @@ def _step_times(args: argparse.Namespace, objective: Objective) -> tuple[list[fl
 def step_floor(objective: Objective, attack: Any) -> float:
     """Least cost of a training step in clean steps (design: F = Bx = Bw, a clean step is 3F).
 
-    Each attack step is a forward and a backward pass to the pixels; the update is 3F; each pass of the teacher F.
+    Each attack step is a forward and a backward pass to the pixels; each pass of the student that the loss has a
+    gradient through is 3F, each pass of the teacher F.
     """
     attack_passes = 2 * attack.gradient_passes if objective.needs_attack else 0
-    return (attack_passes + 3 + objective.teacher_passes) / 3
+    return (attack_passes + 3 * objective.student_passes + objective.teacher_passes) / 3
 
 
 def _step(args: argparse.Namespace, objective: Objective, folder: str) -> Callable[[], None]:

@@ -1,6 +1,7 @@
 """Training objectives, one paper per file."""
 
-from .base import Batch, Objective, adaptive_problem
+from .adaptive import adaptive_problem
+from .base import Batch, Objective
 from .clean import Clean
 from .contrastive import Contrastive
 from .tecoa import TeCoA

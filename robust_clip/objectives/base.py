@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from robust_clip.attacks.losses import AttackLoss, CrossEntropy
-from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
+from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, pool_templates
 from robust_clip.paper import Paper
 
 
@@ -21,25 +21,41 @@ class Batch:
         pixels: `(B, 3, H, W)` clean images in [0, 1].
         adversarial: The same images attacked; `pixels` itself where the recipe has no attack.
         labels: `(B,)` class of each image, or -1.
-        class_embeds: `(C, D)` unit-norm class embeddings; without gradient; `None` for data without classes.
+        class_embeds: `(C, D)` unit-norm class embeddings of the student as it is now, without gradient; `None` for
+            data without classes.
+        original_class_embeds: `(C, D)` those of the frozen original; the same where the text tower is frozen.
+        other_class_embeds: `(C, D)` those of the objective's `other_template`, by the frozen original.
+        prompt_ids: `(C * T, L)` tokens of the prompts of all classes, class by class under T templates, for
+            objectives that train text; otherwise `None`.
+        prompt_mask: `(C * T, L)`.
         input_ids: `(U, L)` tokens of the distinct captions in the batch, or `None`.
         attention_mask: `(U, L)`.
         text_index: `(B,)` row of `input_ids` that is each image's caption.
+        attacked_ids: `(U, L)` tokens of those captions attacked, for objectives that need it.
+        attacked_mask: `(U, L)`.
+        teacher_features: `(B, D)` see `clean_teacher_features`.
     """
 
     pixels: Tensor
     adversarial: Tensor
     labels: Tensor
     class_embeds: Tensor | None = None
+    original_class_embeds: Tensor | None = None
+    other_class_embeds: Tensor | None = None
+    prompt_ids: Tensor | None = None
+    prompt_mask: Tensor | None = None
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
     text_index: Tensor | None = None
+    attacked_ids: Tensor | None = None
+    attacked_mask: Tensor | None = None
+    teacher_features: Tensor | None = None
 
     def __getitem__(self, kept: Tensor) -> "Batch":
         """The samples `kept`; what they share is kept whole."""
-        shared = {"class_embeds", "input_ids", "attention_mask"}
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in shared}
-        return replace(self, **{name: value[kept] for name, value in own.items() if value is not None})
+        own = ("pixels", "adversarial", "labels", "text_index", "teacher_features")
+        mine = {name: getattr(self, name) for name in own}
+        return replace(self, **{name: value[kept] for name, value in mine.items() if value is not None})
 
 
 class Objective(ABC):
@@ -50,8 +66,12 @@ class Objective(ABC):
         needs_classes: Whether a batch must carry labels and class embeddings.
         needs_captions: Whether a batch must carry captions.
         needs_attack: Whether `Batch.adversarial` must differ from `Batch.pixels`.
+        needs_text_attack: Whether a batch must carry attacked captions.
         needs_teacher: Whether it compares with the frozen original.
+        other_template: A second template, whose class embeddings it compares with the first's.
+        student_passes: Forward passes of the student's image tower that the loss has a gradient through, in one step.
         teacher_passes: Forward passes of the teacher in one step, for the floor that the benchmark prints.
+        trains_vision: Whether its gradient reaches the image tower.
         trains_text: Whether its gradient reaches the text tower.
     """
 
@@ -59,8 +79,12 @@ class Objective(ABC):
     needs_classes: ClassVar[bool] = True
     needs_captions: ClassVar[bool] = False
     needs_attack: ClassVar[bool] = True
+    needs_text_attack: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
+    other_template: ClassVar[str | None] = None
+    student_passes: ClassVar[int] = 1
     teacher_passes: ClassVar[int] = 0
+    trains_vision: ClassVar[bool] = True
     trains_text: ClassVar[bool] = False
 
     @abstractmethod
@@ -106,71 +130,45 @@ def class_embeds_of(batch: Batch, objective: str) -> Tensor:
     return batch.class_embeds
 
 
-def adaptive_problem(
-    objective: Objective, student: nn.Module, teacher: RobustCLIPModel | None, batch: Batch
-) -> tuple[Callable[[Tensor], Tensor], AttackLoss]:
-    """What an attack differentiates and climbs that is adapted to a defence: the objective's whole training loss.
-
-    Args:
-        objective: Whose loss it is.
-        student: The model that is attacked.
-        teacher: The frozen original, where the objective needs one.
-        batch: Clean images, labels and class embeddings.
-    """
-    return _Pixels(student), ObjectiveLoss(objective, student, teacher, batch)
+def teacher_of(teacher: RobustCLIPModel | None, objective: str) -> RobustCLIPModel:
+    """The teacher, or the reason why the objective cannot do without it."""
+    if teacher is None:
+        raise ValueError(f"{objective} compares with the frozen original; give it as the teacher.")
+    return teacher
 
 
-class _Pixels(nn.Module):
-    """Hands pixels on to `ObjectiveLoss`, and holds the model for attacks to put into eval mode."""
-
-    def __init__(self, student: nn.Module) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return pixels
+def clean_teacher_features(teacher: RobustCLIPModel, batch: Batch) -> Tensor:
+    """The teacher's un-normalised features `(B, D)` of the clean images, computed once for attack and loss."""
+    if batch.teacher_features is None:
+        with torch.no_grad():
+            batch.teacher_features = teacher.encode_image(batch.pixels).float()
+    return batch.teacher_features
 
 
-@dataclass(frozen=True, eq=False)
-class ObjectiveLoss(AttackLoss):
-    """The whole training loss, every term of it, as what an attack on the objective's own defence climbs.
+def student_class_embeds(student: RobustCLIPModel, batch: Batch, objective: str) -> Tensor:
+    """Unit class embeddings `(C, D)` with a gradient to the student's text tower."""
+    embeds = class_embeds_of(batch, objective)
+    if batch.prompt_ids is None:
+        raise ValueError(f"{objective} trains class prompts through the text tower; the batch carries no prompts.")
+    return pool_templates(student.encode_text(batch.prompt_ids, batch.prompt_mask), len(embeds))
 
-    A defence is measured by attacks that know of it (Tramer et al., https://huggingface.co/papers/2002.08347,
-    Section 2). The outputs that it takes are the adversarial pixels themselves. Each sample is a batch of its own, so
-    that a search sees the loss of each: an objective that compares the samples of a batch cannot be climbed so.
 
-    Args:
-        objective: Whose terms are summed.
-        student: The model that is attacked.
-        teacher: The frozen original, where the objective needs one.
-        batch: Clean images, labels and class embeddings.
+def check_weights(**weights: float) -> None:
+    """Refuse weights of loss terms below 0.
 
     Raises:
-        ValueError: If the objective takes captions, which it contrasts within the batch.
+        ValueError: If one is negative.
     """
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name} must not be negative, got {weight}; 0 switches its term off.")
 
-    objective: Objective
-    student: Any
-    teacher: RobustCLIPModel | None
-    batch: Batch
 
-    def __post_init__(self) -> None:
-        """Refuse an objective that has no loss of a single sample."""
-        if self.objective.needs_captions:
-            raise ValueError(
-                f"{type(self.objective).__name__} contrasts the captions of a batch, so no sample has a loss of its "
-                "own to climb; take another attack loss"
-            )
+def check_temperature(temperature: float | None) -> None:
+    """Refuse a temperature that cosines cannot be divided by.
 
-    def __call__(self, outputs: Tensor) -> Tensor:
-        """Loss of each sample on adversarial pixels `(B, 3, H, W)`, `(B,)`."""
-        return torch.stack([self._loss_of(row, outputs) for row in torch.arange(len(outputs)).split(1)])
-
-    def _loss_of(self, row: Tensor, outputs: Tensor) -> Tensor:
-        batch = replace(self.batch[row.to(outputs.device)], adversarial=outputs[row])
-        terms = self.objective(self.student, self.teacher, batch)
-        return torch.stack([term.float() for term in terms.values()]).sum()
-
-    def __getitem__(self, kept: Tensor) -> Self:
-        """The same loss for the samples `kept`."""
-        return replace(self, batch=self.batch[kept])
+    Raises:
+        ValueError: If it is not above 0; `None` stands for the checkpoint's.
+    """
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature must be above 0, such as CLIP's 0.01, got {temperature}.")
