@@ -9,6 +9,7 @@ import torch
 from robust_clip.cli.recipe import load_recipe
 from robust_clip.cli.sections import Sections
 from robust_clip.cli.train import build_trainer
+from toy_bert import save_tiny_bert
 
 RECIPES = sorted(
     path for path in (Path(__file__).parents[1] / "recipes").rglob("*.yaml") if path.parent.name != "accelerate"
@@ -25,6 +26,9 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, tiny_checkpoint: Pat
             recipe["model"]["scratch"][tower] |= {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     else:
         recipe["model"] = {"name": str(tiny_checkpoint)}
+    text_attack = recipe.get("attack", {}).get("text")
+    if text_attack and text_attack["name"] == "bert_attack":
+        text_attack["masked_lm"] = save_tiny_bert(tmp_path / "bert")
     mixture = isinstance(recipe["data"]["train"], dict)
     recipe["data"] |= {"train": {str(coloured_folder): 1} if mixture else str(coloured_folder), "root": None}
     recipe["data"].pop("classes", None)
@@ -39,10 +43,13 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, tiny_checkpoint: Pat
         "disable_tqdm": True,
     }
     trainer = build_trainer(Sections.of(recipe))
-    before = trainer.model.visual_projection.weight.clone()
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    learning = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     trainer.train()
     assert trainer.state.global_step == 2
-    assert not before.equal(trainer.model.visual_projection.weight)
+    changed = {name for name, weight in trainer.model.named_parameters() if not before[name].equal(weight)}
+    assert changed
+    assert changed <= learning
 
 
 def test_a_new_model_is_drawn_by_the_seed(tmp_path: Path, coloured_folder: Path) -> None:

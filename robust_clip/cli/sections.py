@@ -7,7 +7,8 @@ from typing import Any
 from transformers import CLIPProcessor
 
 from robust_clip.adaptation import ADAPTATIONS, FullFineTuning
-from robust_clip.attacks import ATTACKS, Attack, AttackRun
+from robust_clip.attacks import ATTACKS, Attack, AttackRun, TextAttack
+from robust_clip.attacks.text_registry import TEXT_ATTACKS
 from robust_clip.data import DataSource, ImageDataset, Mixture
 from robust_clip.evaluation import Protocol, get_protocol
 from robust_clip.evaluation.protocol import Resolution, Templates
@@ -123,6 +124,7 @@ class Sections:
 
     objective: Objective
     attack: Attack | AttackRun | None
+    text_attack: TextAttack | None
     threat_model: ThreatModel | None
     adaptation: FullFineTuning | None
     data: DataSource
@@ -141,9 +143,11 @@ class Sections:
         def built(section: str, build: Callable[[str, Any, Mapping[str, Any]], Any], how: Any) -> Any:
             return build(section, how, recipe[section]) if recipe.get(section) else None
 
+        attack, text_attack = _attacks(recipe.get("attack") or {})
         sections = cls(
             objective=choose("objective", OBJECTIVES, recipe.get("objective", {})),
-            attack=_attack(recipe["attack"]) if recipe.get("attack") else None,
+            attack=attack,
+            text_attack=text_attack,
             threat_model=built("threat_model", construct, ThreatModel),
             adaptation=built("adaptation", choose, ADAPTATIONS),
             data=construct("data", DataSource, recipe.get("data", {}), renamed={"train": "name"}),
@@ -166,8 +170,16 @@ class Sections:
         return self.data.load(), evaluated
 
 
-def _attack(settings: Mapping[str, Any]) -> Attack | AttackRun:
-    """The `attack` section: a search and its parameters, and `loss` where it climbs another than the paper's."""
-    search = {key: value for key, value in settings.items() if key != "loss"}
+def _attacks(settings: Mapping[str, Any]) -> tuple[Attack | AttackRun | None, TextAttack | None]:
+    """The `attack` section: a search for images, and under `text` one for captions; either may be missing.
+
+    `loss` stands beside the parameters of the first where it climbs another loss than the paper's.
+    """
+    texts = settings.get("text")
+    texts = {"name": texts} if isinstance(texts, str) else texts
+    text_attack: TextAttack | None = choose("attack.text", TEXT_ATTACKS, texts) if texts else None
+    search = {key: value for key, value in settings.items() if key not in ("loss", "text")}
+    if not search and "loss" not in settings:
+        return None, text_attack
     attack: Attack = choose("attack", ATTACKS, search)
-    return AttackRun(attack, settings["loss"]) if "loss" in settings else attack
+    return (AttackRun(attack, settings["loss"]) if "loss" in settings else attack), text_attack

@@ -52,6 +52,7 @@ def build_trainer(sections: Sections) -> AdversarialTrainer:
         objective=sections.objective,
         attack=sections.attack,
         threat_model=sections.threat_model,
+        text_attack=sections.text_attack,
         adaptation=sections.adaptation,
         train_dataset=train_dataset,
         eval_dataset=eval_datasets or None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_clip.attacks.losses import AttackLoss, CrossEntropy
+from robust_clip.attacks.text import Score
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, pool_templates
 from robust_clip.paper import Paper
 
@@ -34,6 +35,7 @@ class Batch:
         attacked_ids: `(U, L)` tokens of those captions attacked, for objectives that need it.
         attacked_mask: `(U, L)`.
         teacher_features: `(B, D)` see `clean_teacher_features`.
+        teacher_text_features: `(U, D)` the teacher's un-normalised features of the clean captions.
     """
 
     pixels: Tensor
@@ -50,6 +52,7 @@ class Batch:
     attacked_ids: Tensor | None = None
     attacked_mask: Tensor | None = None
     teacher_features: Tensor | None = None
+    teacher_text_features: Tensor | None = None
 
     def __getitem__(self, kept: Tensor) -> "Batch":
         """The samples `kept`; what they share is kept whole."""
@@ -68,6 +71,7 @@ class Objective(ABC):
         needs_attack: Whether `Batch.adversarial` must differ from `Batch.pixels`.
         needs_text_attack: Whether a batch must carry attacked captions.
         needs_teacher: Whether it compares with the frozen original.
+        teacher_towers: Which of its towers it asks in a step.
         other_template: A second template, whose class embeddings it compares with the first's.
         student_passes: Forward passes of the student's image tower that the loss has a gradient through, in one step.
         teacher_passes: Forward passes of the teacher in one step, for the floor that the benchmark prints.
@@ -81,6 +85,7 @@ class Objective(ABC):
     needs_attack: ClassVar[bool] = True
     needs_text_attack: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
+    teacher_towers: ClassVar[tuple[str, ...]] = ("vision",)
     other_template: ClassVar[str | None] = None
     student_passes: ClassVar[int] = 1
     teacher_passes: ClassVar[int] = 0
@@ -121,6 +126,16 @@ class Objective(ABC):
         if batch.class_embeds is None:
             raise ValueError(f"The attack of {type(self).__name__} climbs class-prompt cross-entropy; give classes.")
         return ZeroShotClassifier(student, batch.class_embeds.detach()), CrossEntropy(batch.labels)
+
+
+    def text_score(self, teacher: RobustCLIPModel | None, batch: Batch) -> Score | None:
+        """What the attack on captions climbs; `None` for its own label-free distance from the clean caption.
+
+        Args:
+            teacher: The frozen original, where the objective needs one.
+            batch: With the clean captions.
+        """
+        return None
 
 
 def class_embeds_of(batch: Batch, objective: str) -> Tensor:

@@ -41,3 +41,23 @@ def info_nce(logits: Tensor, groups: Tensor) -> Tensor:
     targets = positives / positives.sum(dim=1, keepdim=True)
     logits = logits.float()
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def squared_distance(features: Tensor, reference: Tensor) -> Tensor:
+    """Squared Euclidean distance `(N,)` of rows `(N, D)`, summed over dimensions, in fp32.
+
+    >>> squared_distance(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
+    tensor([25.])
+    """
+    return (features.float() - reference.float()).square().sum(dim=-1)
+
+
+def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
+    """`KL(softmax(first) || softmax(second))` `(N,)` of rows of logits `(N, C)`, in nats, in fp32.
+
+    >>> two, one = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    >>> kl_divergence(two, two).item(), round(kl_divergence(two, one).item(), 4)
+    (0.0, 0.1201)
+    """
+    expected, given = torch.log_softmax(first.float(), dim=-1), torch.log_softmax(second.float(), dim=-1)
+    return (expected.exp() * (expected - given)).sum(dim=-1)

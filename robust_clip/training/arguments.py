@@ -14,13 +14,22 @@ class AdversarialTrainingArguments(TrainingArguments):
     Args:
         eval_protocol: Name of the protocol that `evaluate()` uses for robust accuracy when a threat model is given.
         eval_samples: How many images of the evaluation set are attacked; `None` for all.
+        text_learning_rate: Of the text tower, where it learns; `None` for `learning_rate`.
+
+    Raises:
+        ValueError: If the protocol is unknown, or a learning rate is negative.
     """
 
     eval_protocol: str = field(default="pgd20", metadata={"help": "Protocol of robust evaluation during training."})
     eval_samples: int | None = field(default=None, metadata={"help": "Images attacked in evaluation; all if not set."})
+    text_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the text tower; that of all else if not set."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.text_learning_rate is not None and not self.text_learning_rate >= 0:
+            raise ValueError(f"text_learning_rate must not be negative, got {self.text_learning_rate}.")
         get_protocol(self.eval_protocol)
         # Images are not arguments of the model's forward, so the Trainer would drop them.
         self.remove_unused_columns = False

@@ -1,6 +1,7 @@
 """Parts of a training step that are not the Trainer's: checks, the teacher, and what a run is on record for."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +9,16 @@ import datasets
 import torch
 
 from robust_clip.adaptation import FullFineTuning
-from robust_clip.attacks import Attack, AttackLoss, AttackRun, CrossEntropy, Forward, Victim, sample_generators
+from robust_clip.attacks import (
+    Attack,
+    AttackLoss,
+    AttackRun,
+    CrossEntropy,
+    Forward,
+    TextAttack,
+    Victim,
+    sample_generators,
+)
 from robust_clip.data import ImageDataset, Mixture
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.objectives import Batch, Objective, adaptive_problem
@@ -60,6 +70,39 @@ def frozen_copy(model: RobustCLIPModel) -> RobustCLIPModel:
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
+def drop_towers(teacher: RobustCLIPModel, student: RobustCLIPModel, kept: Sequence[str]) -> None:
+    """Frees the teacher's copies of towers that are not `kept`; what it shares with the student costs nothing."""
+    parts = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+    for tower, names in parts.items():
+        for name in names:
+            theirs, ours = getattr(teacher, name), getattr(student, name)
+            copied = any(a is not b for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
+            if tower not in kept and copied:
+                setattr(teacher, name, torch.nn.Identity())
+
+
+def default_adaptation(objective: Objective) -> FullFineTuning:
+    """All of the towers that the objective trains, and the temperature where it trains both."""
+    towers = ("vision",) * objective.trains_vision + ("text",) * objective.trains_text
+    return FullFineTuning(towers, logit_scale=objective.trains_vision and objective.trains_text)
+
+
+def set_text_learning_rate(optimizer: torch.optim.Optimizer, model: RobustCLIPModel, learning_rate: float) -> None:
+    """Gives the parameters of the text tower a learning rate of their own.
+
+    Raises:
+        ValueError: If no parameter of the text tower learns.
+    """
+    text = {id(p) for part in (model.text_model, model.text_projection) for p in part.parameters()}
+    groups = [(group, [p for p in group["params"] if id(p) in text]) for group in list(optimizer.param_groups)]
+    if not any(mine for _, mine in groups):
+        raise ValueError("text_learning_rate is set, but no parameter of the text tower learns; leave it out.")
+    for group, mine in groups:
+        if mine:
+            group["params"] = [p for p in group["params"] if id(p) not in text]
+            optimizer.add_param_group({**group, "params": mine, "lr": learning_rate})
+
+
 def inner_problem(
     objective: Objective, run: AttackRun | None, student: Any, teacher: RobustCLIPModel | None, batch: Batch
 ) -> tuple[Forward, AttackLoss]:
@@ -97,6 +140,7 @@ def check_compatible(
     objective: Objective,
     attack: Attack | None,
     threat_model: ThreatModel | None,
+    text_attack: TextAttack | None,
     adaptation: FullFineTuning,
     train_dataset: Any,
 ) -> None:
@@ -113,10 +157,17 @@ def check_compatible(
         raise ValueError(f"{name} trains on adversarial images: give an attack and a threat model.")
     if not objective.needs_attack and attack is not None:
         raise ValueError(f"{name} has no use for an attack; leave out attack and threat_model.")
-    if objective.trains_text and "text" not in adaptation.towers:
-        raise ValueError(f"{name} trains the text tower, but the adaptation trains only {list(adaptation.towers)}.")
-    if not objective.trains_text and "text" in adaptation.towers:
-        raise ValueError(f"{name} keeps class embeddings of a frozen text tower; take text out of adaptation.towers.")
+    if objective.needs_text_attack != (text_attack is not None):
+        if text_attack is None:
+            raise ValueError(f"{name} trains on attacked captions: give a text attack, such as WordList().")
+        raise ValueError(f"{name} has no use for a text attack; leave out text_attack.")
+    for tower, trained in (("vision", objective.trains_vision), ("text", objective.trains_text)):
+        if trained and tower not in adaptation.towers:
+            raise ValueError(
+                f"{name} trains the {tower} tower, but the adaptation trains only {list(adaptation.towers)}."
+            )
+        if not trained and tower in adaptation.towers:
+            raise ValueError(f"{name} keeps the {tower} tower frozen; take {tower} out of adaptation.towers.")
     if attack is not None and threat_model is not None:
         # Sizes that do not fit each other show on a single grey image.
         pixels = torch.full((1, 3, 2, 2), 0.5)
@@ -132,6 +183,7 @@ def training_record(
     objective: Objective,
     attack: Attack | AttackRun | None,
     threat_model: ThreatModel | None,
+    text_attack: TextAttack | None,
     adaptation: FullFineTuning,
     train_dataset: Any,
 ) -> dict[str, Any]:
@@ -148,6 +200,9 @@ def training_record(
             for key, value in asdict(attack).items()  # type: ignore[call-overload]
         }
         record |= {"attack": type(attack).__name__, "attack parameters": parameters, "threat model": str(threat_model)}
+    if text_attack is not None:
+        told: Any = asdict(text_attack)  # type: ignore[call-overload]
+        record |= {"text attack": type(text_attack).__name__, "text attack parameters": told}
     if train_dataset is not None:
         sources = train_dataset.sources if isinstance(train_dataset, Mixture) else [train_dataset]
         record["data"] = ", ".join(f"{source.name}/{source.split}" for source in sources)

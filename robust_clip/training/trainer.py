@@ -11,25 +11,28 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from robust_clip.adaptation import FullFineTuning
-from robust_clip.attacks import Attack, AttackRun, sample_generators
+from robust_clip.attacks import Attack, AttackRun, TextAttack, sample_generators
 from robust_clip.data import PixelCollator
 from robust_clip.evaluation import Protocol, Row, evaluate_robustness, get_protocol, weights_revision
 from robust_clip.hub import render_card
-from robust_clip.models import RobustCLIPModel, embed_classes
-from robust_clip.models.zero_shot import tokenize
+from robust_clip.models import RobustCLIPModel
 from robust_clip.objectives import Batch, Objective
 from robust_clip.threat_model import ThreatModel
 
 from .arguments import AdversarialTrainingArguments
+from .batches import BatchMaker
 from .callbacks import EpochForData
 from .resume import last_complete_checkpoint
 from .steps import (
     as_images,
     check_arguments,
     check_compatible,
+    default_adaptation,
+    drop_towers,
     frozen_copy,
     inner_problem,
     refuse_sharded_weights,
+    set_text_learning_rate,
     training_record,
     zero_loss,
 )
@@ -45,8 +48,9 @@ class AdversarialTrainer(Trainer):
         attack: The inner attack; `None` for objectives that need none. An `AttackRun` says what it climbs in place of
             the paper's inner loss.
         threat_model: What the inner attack may do; given if and only if `attack` is.
-        adaptation: Which parameters learn; by default the vision tower, and the text tower and temperature too where
-            the objective trains text.
+        text_attack: The attack on captions, for objectives that train on attacked captions.
+        adaptation: Which parameters learn; by default the towers that the objective trains, and the temperature too
+            where it trains text.
         train_dataset: An `ImageDataset`, a `Mixture`, or a `datasets.Dataset` with an image and a `ClassLabel` column.
         eval_dataset: One such data set with classes, or a dict of them.
         processing_class: The `CLIPProcessor` of the checkpoint.
@@ -68,6 +72,7 @@ class AdversarialTrainer(Trainer):
         objective: Objective,
         attack: Attack | AttackRun | None = None,
         threat_model: ThreatModel | None = None,
+        text_attack: TextAttack | None = None,
         adaptation: FullFineTuning | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -76,16 +81,15 @@ class AdversarialTrainer(Trainer):
     ) -> None:
         self.attack_run: AttackRun | None = attack if isinstance(attack, AttackRun) else None
         self.attack: Attack | None = attack.attack if isinstance(attack, AttackRun) else attack
-        towers = ("vision", "text") if objective.trains_text else ("vision",)
-        adaptation = adaptation or FullFineTuning(towers, logit_scale=objective.trains_text)
+        adaptation = adaptation or default_adaptation(objective)
         train_dataset, eval_dataset = as_images(train_dataset), as_images(eval_dataset)
         check_arguments(args, model)
-        check_compatible(objective, self.attack, threat_model, adaptation, train_dataset)
+        check_compatible(objective, self.attack, threat_model, text_attack, adaptation, train_dataset)
         self.objective: Objective = objective
         self.threat_model: ThreatModel | None = threat_model
         self.base_model = model.name_or_path or None
         adaptation.apply(model)
-        self.record = training_record(objective, attack, threat_model, adaptation, train_dataset)
+        self.record = training_record(objective, attack, threat_model, text_attack, adaptation, train_dataset)
         model.config.robustness = self.record
         if not kwargs.get("data_collator"):
             kwargs["data_collator"] = PixelCollator(model.image_size, seed=args.data_seed or args.seed)
@@ -102,14 +106,27 @@ class AdversarialTrainer(Trainer):
             self.add_callback(EpochForData(train_dataset))
         # Only now, since the Trainer has moved the model to its device.
         self.teacher = frozen_copy(model) if objective.needs_teacher else None
+        self._batches = self._batch_maker(train_dataset, text_attack)
+        self._batches.remember(self.teacher or model)
+        if self.teacher is not None:
+            drop_towers(self.teacher, model, objective.teacher_towers)
         # `compute_loss` returns a mean over the batch, so the Trainer must divide by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self.rows: list[Row] = []
-        self._frozen_class_embeds: Tensor | None = None
         self._term_sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._terms_seen = 0
         self._skipped = 0
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As the Trainer's, with the text tower's own learning rate where there is one."""
+        new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if self.args.text_learning_rate is not None:
+            if not new:
+                raise ValueError("text_learning_rate has no effect on an optimizer of your own; leave one of them out.")
+            set_text_learning_rate(optimizer, self.model, self.args.text_learning_rate)
+        return optimizer
 
     def compute_loss(
         self,
@@ -124,7 +141,8 @@ class AdversarialTrainer(Trainer):
             # Every image of the batch was unreadable. The other processes wait for this one's gradients.
             nothing = model(compute=zero_loss)
             return (nothing, {}) if return_outputs else nothing
-        batch = self._batch(inputs)
+        student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        batch = self._batches.make(student, self.teacher, inputs, self.state.global_step)
         batch.adversarial = self._attacked(model, batch, inputs["index"])
         terms = model(compute=partial(self.objective, teacher=self.teacher, batch=batch))
         self._refuse_non_finite(terms)
@@ -139,6 +157,9 @@ class AdversarialTrainer(Trainer):
         if "loss" in logs and self._terms_seen:
             for name, total in self._term_sums.items():
                 logs[f"loss/{name}"] = self.accelerator.reduce(total / self._terms_seen, "mean").item()
+            if self._batches.text_attack is not None:
+                logs["text_attack_seconds"] = self._batches.text_attack_seconds / self._terms_seen
+                self._batches.text_attack_seconds = 0.0
             self._term_sums.clear()
             self._terms_seen = 0
             if self._skipped:
@@ -218,25 +239,16 @@ class AdversarialTrainer(Trainer):
         """Not estimated: the Trainer's formula counts tokens of one forward pass, not an attack."""
         return 0
 
-    def _batch(self, inputs: dict[str, Any]) -> Batch:
-        batch = Batch(inputs["pixels"], inputs["pixels"], inputs["labels"])
-        if self.objective.needs_classes or self.attack is not None:
-            batch.class_embeds = self._class_embeds()
-        if self.objective.needs_captions:
-            distinct = list(dict.fromkeys(inputs["texts"]))
-            tokens = tokenize(self.processing_class.tokenizer, distinct, batch.pixels.device)
-            batch.input_ids, batch.attention_mask = tokens["input_ids"], tokens["attention_mask"]
-            position = {text: row for row, text in enumerate(distinct)}
-            batch.text_index = torch.tensor([position[text] for text in inputs["texts"]], device=batch.pixels.device)
-        return batch
-
-    def _class_embeds(self) -> Tensor:
-        if self._frozen_class_embeds is None:
-            data = self.train_dataset
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            tokenizer = self.processing_class.tokenizer
-            self._frozen_class_embeds = embed_classes(model, tokenizer, data.class_names, data.templates)
-        return self._frozen_class_embeds
+    def _batch_maker(self, data: Any, text_attack: TextAttack | None) -> BatchMaker:
+        return BatchMaker(
+            self.objective,
+            self.processing_class.tokenizer if self.processing_class is not None else None,
+            getattr(data, "class_names", None),
+            getattr(data, "templates", ()),
+            attacked=self.attack is not None,
+            text_attack=text_attack,
+            seed=self.args.seed,
+        )
 
     def _attacked(self, model: nn.Module, batch: Batch, index: Tensor) -> Tensor:
         if self.attack is None or self.threat_model is None:

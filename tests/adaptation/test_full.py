@@ -39,3 +39,32 @@ def test_unknown_towers_are_refused(towers):
 
 def test_recipes_know_it_by_name():
     assert ADAPTATIONS["full"] is FullFineTuning
+
+
+def test_last_layers_are_the_last_blocks_and_what_follows(tiny_model):
+    FullFineTuning(["vision", "text"], last_layers={"vision": 1, "text": 0}).apply(tiny_model)
+    learning = {name for name, parameter in tiny_model.named_parameters() if parameter.requires_grad}
+    heads = ("vision_model.post_layernorm.", "text_model.final_layer_norm.")
+    expected = (*heads, "visual_projection.", "text_projection.", "vision_model.encoder.layers.1.")
+    assert learning == {name for name, _ in tiny_model.named_parameters() if name.startswith(expected)}
+
+
+def test_all_layers_are_not_yet_the_whole_tower(tiny_model):
+    FullFineTuning(["vision"], last_layers={"vision": 2}).apply(tiny_model)
+    vision = {name: p.requires_grad for name, p in tiny_model.named_parameters() if name.startswith(VISION)}
+    entrance = ("vision_model.embed", "vision_model.pre")
+    assert {name for name, learns in vision.items() if not learns} == {n for n in vision if n.startswith(entrance)}
+
+
+@pytest.mark.parametrize(
+    ("last_layers", "told"),
+    [({"text": 1}, "none of the towers"), ({"vision": -1}, "positive integer"), ({"vision": 1.5}, "positive integer")],
+)
+def test_wrong_last_layers_are_refused(last_layers, told):
+    with pytest.raises(ValueError, match=told):
+        FullFineTuning(["vision"], last_layers=last_layers)
+
+
+def test_more_layers_than_there_are_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="is 3, but the vision tower has 2 blocks"):
+        FullFineTuning(["vision"], last_layers={"vision": 3}).apply(tiny_model)

@@ -6,40 +6,23 @@ from itertools import product
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedTokenizerFast
+from transformers import BertForMaskedLM, BertTokenizer, PreTrainedTokenizerFast
 
 from robust_clip.attacks.bert_attack import BERTAttack
 from robust_clip.attacks.masked_lm import MaskedLM, load_masked_lm
 from robust_clip.attacks.text import DISTANCES, TextProblem
 from robust_clip.attacks.word_substitution import Place
 from robust_clip.attacks.words import STOP_WORDS
+from toy_bert import SPECIAL, VOCABULARY, save_tiny_bert
 from toy_encoders import BagEncoder, words
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-NOUNS = ["photo", "dog", "cat", "car", "sky", "boat", "tree", "lamp"]
-OTHERS = ["red", "small", "big", "old", "play", "surf", "jump", "a", "of", "this", "is", "the", ",", "."]
-PIECES = ["##ing", "##ful", "##s", "##er", "##board"]
-VOCABULARY = {token: index for index, token in enumerate(SPECIAL + NOUNS + OTHERS + PIECES)}
 TEXTS = ["This is a photo of a dog", "red cat , old boat", "a small tree the big sky", "lamp"]
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """Folder of a tiny BERT with random weights."""
-    folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=40,
-        initializer_range=1.0,
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-    BertTokenizer(vocab=VOCABULARY).save_pretrained(folder)
-    return str(folder)
+    return save_tiny_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,10 @@ def test_climbing_the_whole_loss_of_tecoa_is_climbing_its_inner_loss(make: Any, 
 def test_another_loss_gives_other_images_and_is_on_record(make: Any, loss: str) -> None:
     trainer, paper = make(attack=AttackRun(PGD(steps=2), loss)), make()
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
-    images = [each._attacked(each.model, each._batch(batch), batch["index"]) for each in (trainer, paper)]
+    images = [
+        each._attacked(each.model, each._batches.make(each.model, None, batch, 0), batch["index"])
+        for each in (trainer, paper)
+    ]
     assert not torch.equal(*images)
     assert trainer.record["attack climbs"] == loss
     assert "attack climbs" not in paper.record

@@ -9,7 +9,7 @@ from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from robust_clip import PGD, AdversarialTrainer, AdversarialTrainingArguments, RobustCLIPModel, TeCoA, ThreatModel
+from robust_clip import PGD, RobustCLIPModel, TeCoA
 from robust_clip.adaptation import FullFineTuning
 from robust_clip.data import Augmentation, ImageDataset, Mixture, PixelCollator
 from robust_clip.models import ZeroShotClassifier
@@ -17,41 +17,7 @@ from robust_clip.objectives import Clean, Contrastive
 from robust_clip.objectives.functional import class_logits
 from robust_clip.training.resume import claim_output_dir, last_complete_checkpoint
 from tests.conftest import coloured_rows
-
-ATTACK = {"attack": PGD(steps=2, step_size="1/255"), "threat_model": ThreatModel("linf", "4/255")}
-
-
-def trainer_for(folder: Path, checkpoint: Path, processor: Any, objective: Any = None, **changes: Any) -> Any:
-    arguments = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "max_steps": 5,
-        "learning_rate": 0.1,
-        "optim": "sgd",
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-    }
-    parts: dict[str, Any] = {"train_dataset": coloured_rows(48), "eval_dataset": coloured_rows(24, seed=1)}
-    parts |= ATTACK if objective is None or objective.needs_attack else {}
-    for name, value in changes.items():
-        (arguments if name in AdversarialTrainingArguments.__dataclass_fields__ else parts)[name] = value
-    return AdversarialTrainer(
-        RobustCLIPModel.from_pretrained(checkpoint),
-        AdversarialTrainingArguments(**arguments),
-        objective=objective or TeCoA(),
-        processing_class=processor,
-        **parts,
-    )
-
-
-@pytest.fixture
-def make(tmp_path: Path, tiny_checkpoint: Path, tiny_processor: Any) -> Any:
-    def build(objective: Any = None, **changes: Any) -> Any:
-        return trainer_for(changes.pop("folder", tmp_path), tiny_checkpoint, tiny_processor, objective, **changes)
-
-    return build
+from tests.training.conftest import ATTACK
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
@@ -97,7 +63,7 @@ def test_no_gradient_of_the_attack_reaches_the_weights(make: Any) -> None:
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     model.train()
-    prepared = trainer._batch(batch)
+    prepared = trainer._batches.make(trainer.model, None, batch, 0)
     adversarial = trainer._attacked(model, prepared, batch["index"])
     assert 0 < (adversarial - batch["pixels"]).abs().max() <= 4 / 255 + 1e-6
     assert all(p.grad is None for p in model.parameters())
@@ -282,7 +248,7 @@ def test_rows_of_a_plain_data_set_carry_its_split(make: Any) -> None:
         (TeCoA(), {"threat_model": None}, "only one was given"),
         (Clean(), ATTACK, "no use for an attack"),
         (Contrastive(), {"adaptation": FullFineTuning(("vision",))}, "trains the text tower"),
-        (TeCoA(), {"adaptation": FullFineTuning(("vision", "text"))}, "frozen text tower"),
+        (TeCoA(), {"adaptation": FullFineTuning(("vision", "text"))}, "keeps the text tower frozen"),
         (TeCoA(), {"attack": PGD(step_size=2)}, "did you mean 2/255"),
         (TeCoA(), {"train_dataset": [1, 2]}, "got list"),
         (TeCoA(), {"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "first epoch"),

@@ -1,0 +1,159 @@
+"""MMCoA: multimodal contrastive adversarial training, on adversarial images and adversarial texts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robust_clip.attacks.losses import AttackLoss, CrossEntropy
+from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
+from robust_clip.paper import Paper
+
+from .base import Batch, Objective, check_weights
+from .functional import class_logits
+
+Domain = Literal["image", "text", "both"]
+Duplicates = Literal["soft_targets", "mask", "authors"]
+
+
+@dataclass(frozen=True)
+class MMCoA(Objective):
+    """In-batch contrast of adversarial images with clean texts, and of clean images with adversarial texts.
+
+    `L = w_i (CE(S1, diag) + CE(S1^T, diag)) + w_t (CE(S2, diag) + CE(S2^T, diag))` with
+    `S1 = s cos(f(x'_i), g(t_j))` and `S2 = s cos(f(x_i), g(t'_j))` (Zhou et al.,
+    https://huggingface.co/papers/2404.19287, section 3.3; the weights are those of the authors' code). Both towers and
+    the temperature learn. No term contrasts attacked images with attacked texts. Texts are captions, or prompts of the
+    images' classes. The attack on images climbs cross-entropy over all class prompts; where there are no classes, over
+    the distinct captions of the batch (ours). The attack on texts is label-free and runs once for each distinct text.
+
+    Differs from the authors' code: no gradient of the attack reaches the weights (theirs adds those of all its steps
+    to the update), equal texts in a batch are not each other's negatives by default, and texts are attacked together.
+    Under several processes each contrasts within its own batch.
+
+    Args:
+        domain: `both`, the method; `image` or `text` for one of its sides. `text` trains the text tower alone, as the
+            authors' code does.
+        image_weight: `w_i`, 0.5 in the authors' code.
+        text_weight: `w_t`, 0.5 in the authors' code.
+        duplicates: What becomes of other pairs with the very same text: `soft_targets` shares the target among them,
+            `mask` leaves them out (both ours), `authors` takes them for negatives.
+
+    Raises:
+        ValueError: On a negative weight, or an unknown domain or way with duplicates.
+    """
+
+    domain: Domain = "both"
+    image_weight: float = 0.5
+    text_weight: float = 0.5
+    duplicates: Duplicates = "soft_targets"
+
+    paper: ClassVar[Paper] = Paper(
+        title="Revisiting the Adversarial Robustness of Vision Language Models: a Multimodal Perspective",
+        arxiv_id="2404.19287",
+        bibtex="""@article{zhou2024revisiting,
+  title={Revisiting the Adversarial Robustness of Vision Language Models: a Multimodal Perspective},
+  author={Zhou, Wanqi and Bai, Shuanghao and Mandic, Danilo P. and Zhao, Qibin and Chen, Badong},
+  journal={arXiv preprint arXiv:2404.19287},
+  year={2024}
+}""",
+    )
+    needs_classes: ClassVar[bool] = False
+    needs_captions: ClassVar[bool] = True
+    trains_text: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_weights(image_weight=self.image_weight, text_weight=self.text_weight)
+        for name, value, known in (
+            ("domain", self.domain, get_args(Domain)),
+            ("duplicates", self.duplicates, get_args(Duplicates)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+
+    @property
+    def needs_attack(self) -> bool:  # type: ignore[override]
+        """Whether images are attacked."""
+        return self.domain != "text"
+
+    @property
+    def needs_text_attack(self) -> bool:  # type: ignore[override]
+        """Whether texts are attacked."""
+        return self.domain != "image"
+
+    @property
+    def trains_vision(self) -> bool:  # type: ignore[override]
+        """Whether the image tower learns."""
+        return self.domain != "text"
+
+    @property
+    def student_passes(self) -> int:  # type: ignore[override]
+        """Of the image tower: adversarial images, and clean ones beside attacked texts."""
+        return 2 if self.domain == "both" else 1
+
+    def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
+        """`{"image": scalar, "text": scalar}`, of which each domain has its own."""
+        if batch.input_ids is None or batch.text_index is None:
+            raise ValueError("MMCoA needs captions, or class names to make prompts of; this batch has neither.")
+        scale = student.logit_scale.exp()
+        terms = {}
+        if self.domain != "text":
+            texts = _unit_texts(student, batch.input_ids, batch.attention_mask)[batch.text_index]
+            logits = class_logits(student.encode_image(batch.adversarial), texts, scale)
+            terms["image"] = self.image_weight * pair_contrast(logits, batch.text_index, self.duplicates)
+        if self.domain != "image":
+            if batch.attacked_ids is None:
+                raise ValueError("MMCoA trains on attacked texts; this batch has none: give a text attack.")
+            texts = _unit_texts(student, batch.attacked_ids, batch.attacked_mask)[batch.text_index]
+            logits = class_logits(student.encode_image(batch.pixels), texts, scale)
+            terms["text"] = self.text_weight * pair_contrast(logits, batch.text_index, self.duplicates)
+        return terms
+
+    def inner_problem(
+        self, student: nn.Module, teacher: RobustCLIPModel | None, batch: Batch
+    ) -> tuple[Callable[[Tensor], Tensor], AttackLoss]:
+        """Cross-entropy over all class prompts, or without classes over the distinct captions of the batch.
+
+        Raises:
+            ValueError: If the batch has neither.
+        """
+        if batch.class_embeds is not None:
+            return super().inner_problem(student, teacher, batch)
+        if batch.input_ids is None or batch.text_index is None:
+            raise ValueError("The attack of MMCoA needs class prompts or captions; this batch has neither.")
+        with torch.no_grad():
+            texts = _unit_texts(student, batch.input_ids, batch.attention_mask)
+        return ZeroShotClassifier(student, texts), CrossEntropy(batch.text_index)
+
+
+def _unit_texts(student: RobustCLIPModel | nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
+    features: Tensor = student.encode_text(ids, mask)  # type: ignore[operator]
+    return F.normalize(features.float(), dim=-1)
+
+
+def pair_contrast(logits: Tensor, groups: Tensor, duplicates: Duplicates = "soft_targets") -> Tensor:
+    """Cross-entropy of pairs over a batch, image to text plus text to image (MMCoA, section 3.3).
+
+    Args:
+        logits: `(B, B)`, image i against the text of image j.
+        groups: `(B,)` integer identity of each image's text.
+        duplicates: What becomes of the other pairs of a group, see `MMCoA`.
+
+    Returns:
+        Scalar, the sum of both directions, each a mean over the batch.
+
+    >>> logits, alike = torch.eye(2) * 2, torch.tensor([0, 0])
+    >>> [round(abs(float(pair_contrast(logits, alike, how))), 4) for how in ("soft_targets", "mask", "authors")]
+    [2.2539, 0.0, 0.2539]
+    """
+    logits = logits.float()
+    same = groups[:, None] == groups[None, :]
+    own = torch.eye(len(groups), dtype=torch.bool, device=logits.device)
+    targets = (same if duplicates == "soft_targets" else own).float()
+    targets = targets / targets.sum(dim=1, keepdim=True)
+    if duplicates == "mask":
+        logits = logits.masked_fill(same & ~own, torch.finfo(logits.dtype).min)
+    return F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)

@@ -1,0 +1,61 @@
+"""LEAF: attacked texts keep the frozen original's features of the clean ones."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from robust_clip.objectives import LEAF
+
+
+@pytest.fixture
+def pairs(batch, tiny_processor):
+    """The batch with attacked captions."""
+    tokens = tiny_processor.tokenizer(["a rod", "a grain", "a glue"], padding=True, return_tensors="pt")
+    return replace(batch, attacked_ids=tokens["input_ids"], attacked_mask=tokens["attention_mask"])
+
+
+def test_leaf_is_its_twin(tiny_model, pairs):
+    teacher = copy.deepcopy(tiny_model)
+    torch.nn.init.normal_(tiny_model.text_projection.weight)
+    loss = LEAF()(tiny_model, teacher, pairs)["leaf"]
+    attacked = tiny_model.encode_text(pairs.attacked_ids, pairs.attacked_mask).detach().double().numpy()
+    clean = teacher.encode_text(pairs.input_ids, pairs.attention_mask).detach().double().numpy()
+    total = sum(sum((a - b) ** 2 for a, b in zip(attacked[i], clean[i], strict=True)) for i in pairs.text_index)
+    assert loss.item() == pytest.approx(total / len(pairs.text_index), rel=1e-5)
+
+
+def test_unattacked_texts_of_the_original_cost_nothing(tiny_model, pairs):
+    unattacked = replace(pairs, attacked_ids=pairs.input_ids, attacked_mask=pairs.attention_mask)
+    assert LEAF()(tiny_model, copy.deepcopy(tiny_model), unattacked)["leaf"].item() == pytest.approx(0, abs=1e-9)
+
+
+def test_only_the_students_text_tower_gets_a_gradient(tiny_model, pairs):
+    teacher = copy.deepcopy(tiny_model)
+    LEAF()(tiny_model, teacher, pairs)["leaf"].backward()
+    learning = {name for name, p in tiny_model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert learning
+    assert all(name.startswith(("text_model.", "text_projection.")) for name in learning)
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_attack_on_texts_climbs_the_loss(tiny_model, pairs):
+    """From the original's features, not from the student's own."""
+    teacher = copy.deepcopy(tiny_model)
+    torch.nn.init.normal_(tiny_model.text_projection.weight)
+    score = LEAF().text_score(teacher, pairs)
+    features = tiny_model.encode_text(pairs.input_ids, pairs.attention_mask).detach()
+    clean = teacher.encode_text(pairs.input_ids, pairs.attention_mask).detach().numpy()
+    expected = ((features.numpy() - clean[[2, 0, 1]]) ** 2).sum(axis=1)
+    assert np.allclose(score(features, torch.tensor([2, 0, 1])), expected, rtol=1e-5)
+
+
+def test_what_is_missing_is_refused(tiny_model, pairs):
+    with pytest.raises(ValueError, match="give captions and a text attack"):
+        LEAF()(tiny_model, tiny_model, replace(pairs, attacked_ids=None))
+    with pytest.raises(ValueError, match="give it as the teacher"):
+        LEAF()(tiny_model, None, pairs)
+    with pytest.raises(ValueError, match="this batch has neither"):
+        LEAF().text_score(tiny_model, replace(pairs, input_ids=None))
