@@ -2,6 +2,7 @@
 
 from .checkpoint import load_checkpoint, packaged_checkpoint
 from .configuration import RobustCLIPConfig
+from .interpolation import interpolate
 from .modeling import RobustCLIPModel
 from .zero_shot import ZeroShotClassifier, embed_classes, embed_texts, fill_templates, pool_templates
 
@@ -12,6 +13,7 @@ __all__ = [
     "embed_classes",
     "embed_texts",
     "fill_templates",
+    "interpolate",
     "load_checkpoint",
     "packaged_checkpoint",
     "pool_templates",
