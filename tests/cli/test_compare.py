@@ -1,0 +1,58 @@
+"""Our attacks beside those of pyautoattack."""
+
+import json
+
+import pytest
+
+from robust_clip.cli import main
+
+pytest.importorskip("pyautoattack")
+
+
+@pytest.fixture
+def arguments(tiny_checkpoint, tmp_path):
+    """Of a comparison on digits, under which a model of random weights gets some right by chance."""
+    where = ["--model", str(tiny_checkpoint), "--datasets", "digits", "--out", str(tmp_path / "out.json")]
+    return ["compare", *where, "--samples", "48", "--epsilon", "64/255"]
+
+
+def test_each_package_gets_what_its_own_attacks_left(arguments, tmp_path, capsys):
+    assert main(arguments) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert 0 < found["right_clean"] < found["n"] == 48
+    for package in ("robust-clip", "pyautoattack"):
+        outcomes = [outcome for outcome in found["outcomes"] if outcome["package"] == package]
+        assert [outcome["attack"] for outcome in outcomes] == [
+            "apgd-cross_entropy",
+            "apgd_t-dlr",
+            "fab_t-margin",
+            "square-margin",
+        ]
+        left = found["right_clean"]
+        for outcome in outcomes:
+            assert outcome["begun"] == left
+            assert (outcome["forward_passes"] > 0) == (left > 0)
+            assert outcome["backward_passes"] <= outcome["forward_passes"]
+            left = len(outcome["standing"])
+    table = capsys.readouterr().out
+    assert table.count("| in a row | all | ") == 2
+
+
+def test_a_comparison_goes_on_and_mixes_with_no_other(arguments, tmp_path, capsys):
+    alone = [*arguments, "--attacks", "apgd-cross_entropy"]
+    assert main(alone) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    kept = [outcome for outcome in found["outcomes"] if outcome["package"] == "robust-clip"]
+    kept[0]["standing"] = [7]
+    (tmp_path / "out.json").write_text(json.dumps(found | {"outcomes": kept}))
+    assert main(alone) == 0
+    outcomes = json.loads((tmp_path / "out.json").read_text())["outcomes"]
+    assert [outcome["package"] for outcome in outcomes] == ["robust-clip", "pyautoattack"]
+    assert outcomes[0]["standing"] == [7]
+    assert main([*alone, "--seed", "1"]) == 2
+    assert "seed 0 there and 1 here" in capsys.readouterr().err
+
+
+def test_too_few_classes_for_all_attacks_are_refused(arguments, coloured_folder, capsys):
+    assert main([*arguments, "--datasets", str(coloured_folder), "--samples", "8"]) == 2
+    assert "too few classes" in capsys.readouterr().err
