@@ -127,6 +127,20 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
         }
         return ImageDataset(rows, name=self.name, split=self.split, templates=self.templates, **columns)
 
+    def select(self, kept: np.ndarray[Any, Any], split: str) -> "ImageDataset":
+        """Some of the images, with indices of their own, under another name of the split.
+
+        Args:
+            kept: Rows of this data set.
+            split: What records call the result.
+        """
+        other = copy.copy(self)
+        other.__dict__.pop("revision", None)
+        other.rows, other.split = self.rows.select(kept), split
+        other.labels = None if self.labels is None else self.labels[kept]
+        other.captions = None if self.captions is None else tuple(self.captions[row] for row in kept)
+        return other
+
     def _class_names(self, given: Sequence[str] | None) -> list[str]:
         names = given if given is not None else getattr(self.rows.features[self.label_column], "names", None)
         if not names:

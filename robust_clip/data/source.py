@@ -9,6 +9,7 @@ from .images import ImageDataset
 from .loading import load_image_dataset
 from .mixture import Mixture
 from .prompts import templates_for
+from .selection import few_shot, held_out
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,10 @@ class DataSource:
     Args:
         name: Row name, Hub id or path; or a mapping of such to repeats for training on captions.
         root: Folder looked into before the Hub.
-        split: Which split.
+        split: Which split. `train:validation` is every tenth image of each class of `train`, and `train:fit` the
+            rest.
         classes: Names of the classes to keep, or a range of labels such as `"0:7"` or `"7:"`; all by default.
+        per_class: Few-shot: so many images of each class, drawn with seed 0; all by default.
         templates: `single` (the papers' template of the data set), `ensemble`, `clip`, or a list of templates.
         resolution: Grid of the perturbation: `native` or `model`, as `PixelCollator`.
         on_bad_image: `raise` or `skip`.
@@ -33,6 +36,7 @@ class DataSource:
     root: str | None = None
     split: str = "train"
     classes: str | Sequence[str] | None = None
+    per_class: int | None = None
     templates: str | Sequence[str] = "single"
     resolution: str = "native"
     on_bad_image: str = "raise"
@@ -70,10 +74,14 @@ class DataSource:
         return PixelCollator(image_size, self.resolution, self.on_bad_image, augmentation, seed)
 
     def _load_one(self, name: str) -> ImageDataset:
-        dataset = load_image_dataset(name, self.split, root=self.root)
+        split, _, part = self.split.partition(":")
+        dataset = load_image_dataset(name, split, root=self.root)
         templates = templates_for(dataset.name, self.templates) if isinstance(self.templates, str) else self.templates
         dataset = dataset.with_templates(templates)
-        return dataset.keep_classes(_chosen(self.classes, dataset)) if self.classes else dataset
+        if self.classes:
+            dataset = dataset.keep_classes(_chosen(self.classes, dataset))
+        dataset = held_out(dataset, part) if part else dataset
+        return dataset if self.per_class is None else few_shot(dataset, self.per_class)
 
 
 def _chosen(classes: str | Sequence[str], dataset: ImageDataset) -> Sequence[str]:
