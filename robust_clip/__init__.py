@@ -24,17 +24,22 @@ from robust_clip.models import (
     load_checkpoint,
     packaged_checkpoint,
 )
-from robust_clip.objectives import Clean, Contrastive, TeCoA
+from robust_clip.objectives import CAW, FARE, PMGAFT, TGAZSR, TIMA, Clean, Contrastive, MMCoA, TeCoA
 from robust_clip.threat_model import ThreatModel
 from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
 
 __all__ = [
     "APGD",
+    "CAW",
     "FAB",
+    "FARE",
     "FGSM",
     "LEAF",
     "PGD",
+    "PMGAFT",
     "SGA",
+    "TGAZSR",
+    "TIMA",
     "AdversarialTrainer",
     "AdversarialTrainingArguments",
     "AttackRun",
@@ -45,6 +50,7 @@ __all__ = [
     "Clean",
     "CoAttack",
     "Contrastive",
+    "MMCoA",
     "Protocol",
     "RobustCLIPConfig",
     "RobustCLIPModel",

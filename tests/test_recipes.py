@@ -8,12 +8,13 @@ import torch
 
 from robust_clip.cli.recipe import load_recipe
 from robust_clip.cli.sections import Sections
+from robust_clip.cli.study_plan import StudyPlan
 from robust_clip.cli.train import build_trainer
 from toy_bert import save_tiny_bert
 
-RECIPES = sorted(
-    path for path in (Path(__file__).parents[1] / "recipes").rglob("*.yaml") if path.parent.name != "accelerate"
-)
+FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name not in ("accelerate", "compare"))
+STUDIES = sorted((FOLDER / "compare").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -50,6 +51,14 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, tiny_checkpoint: Pat
     changed = {name for name, weight in trainer.model.named_parameters() if not before[name].equal(weight)}
     assert changed
     assert changed <= learning
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study_is_one(path: Path) -> None:
+    """Every recipe in it goes through the constructors."""
+    plan = StudyPlan.read(path)
+    for method in plan.methods:
+        assert len({run.folder for run in plan.grid(method)}) == len(plan.learning_rates)
 
 
 def test_a_new_model_is_drawn_by_the_seed(tmp_path: Path, coloured_folder: Path) -> None:

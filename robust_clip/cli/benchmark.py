@@ -15,9 +15,9 @@ import datasets
 import torch
 from accelerate.utils import tqdm
 
-from robust_clip.attacks import ATTACKS
+from robust_clip.attacks import ATTACKS, TEXT_ATTACKS
 from robust_clip.data import ImageDataset
-from robust_clip.models import load_checkpoint
+from robust_clip.models import embed_texts, fill_templates, load_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES, Clean, Objective
 from robust_clip.threat_model import ThreatModel
@@ -53,18 +53,23 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--repeats must be at least 1, got {args.repeats}.")
     objective, attack = OBJECTIVES[args.objective](), choose_attack(args.attack, args.steps, pgd_steps=2)
     ThreatModel("linf", args.epsilon)
-    clean_times, own_times = _step_times(args, objective)
-    clean_s, own_s = statistics.median(clean_times), statistics.median(own_times)
-    floor = step_floor(objective, attack)
-    ratio = statistics.median(own / clean for clean, own in zip(clean_times, own_times, strict=True))
+    times = _step_times(args, objective)
+    clean_s, own_s, text_s, prompts_s, text_attack_s = map(statistics.median, zip(*times, strict=True))
+    floor = step_floor(objective, attack, text_s / clean_s, prompts_s / clean_s)
+    ratio = statistics.median((own - attacking) / clean for clean, own, _, _, attacking in times)
     clean_mib, own_mib = (_peak_memory(args, name) for name in ("clean", args.objective))
     device = "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-    against = _described(args.attack, attack) if objective.needs_attack else "no attack"
+    against = _described(args.attack, attack) if objective.needs_attack else "no attack on images"
     lines = [
         f"{args.objective}, {against}, on {args.model}, {args.classes} classes, batch {args.batch_size}, {device}",
         f"clean step        {clean_s:8.3f} s",
         f"{'adversarial' if objective.needs_attack else 'own':<11} step  {own_s:8.3f} s   "
         f"{args.batch_size / own_s:.1f} images/s",
+    ]
+    if objective.needs_text_attack:
+        share = text_attack_s / own_s
+        lines.append(f"attack on texts   {text_attack_s:8.3f} s   {share:.1%} of the step, not in what follows")
+    lines += [
         f"ratio             {ratio:8.3f}",
         f"floor             {floor:8.3f}     the step costs {ratio / floor:.3f} times its floor",
         f"peak memory       {own_mib:8.0f} MiB, {own_mib / clean_mib:.3f} times a clean step's {clean_mib:.0f}",
@@ -77,62 +82,98 @@ def _described(name: str, attack: Any) -> str:
     return f"{name} with {attack.steps} step(s)" if hasattr(attack, "steps") else name
 
 
-def _step_times(args: argparse.Namespace, objective: Objective) -> tuple[list[float], list[float]]:
-    """Seconds of clean steps and of the objective's, in turns, so that whatever else slows the machine slows both."""
-    times: tuple[list[float], list[float]] = ([], [])
+def _step_times(args: argparse.Namespace, objective: Objective) -> list[tuple[float, ...]]:
+    """Seconds of a clean step, the objective's, a pass of its texts, one of all prompts, and its attack on texts.
+
+    Whatever else slows the machine then slows all of them.
+    """
+    times = []
     with tempfile.TemporaryDirectory(prefix="robust-clip-benchmark-") as folder:
-        steps = [_step(args, each, folder) for each in (Clean(), objective)]
-        for step in steps:  # the first is slower: memory is allocated, kernels are chosen
+        clean, own = (Step(args, each, folder) for each in (Clean(), objective))
+        parts = (clean, own, own.encode_texts, own.encode_prompts)
+        for step in parts:  # the first is slower: memory is allocated, kernels are chosen
             step()
-        for _ in tqdm(range(args.repeats), desc="timed pairs of steps"):
-            for step, elapsed in zip(steps, times, strict=True):
-                elapsed.append(_timed(step))
+        for _ in tqdm(range(args.repeats), desc="timed steps"):
+            attacking = own.text_attack_seconds
+            seconds = tuple(_timed(step) for step in parts)
+            times.append((*seconds, own.text_attack_seconds - attacking))
     return times
 
 
-def step_floor(objective: Objective, attack: Any) -> float:
+def step_floor(objective: Objective, attack: Any, text_pass: float = 0.0, prompts_pass: float = 0.0) -> float:
     """Least cost of a training step in clean steps (design: F = Bx = Bw, a clean step is 3F).
 
     Each attack step is a forward and a backward pass to the pixels; each pass of the student that the loss has a
-    gradient through is 3F, each pass of the teacher F.
+    gradient through is 3F, each pass of the teacher F; the text tower likewise.
+
+    Args:
+        objective: Says how many passes it takes.
+        attack: The attack on images; those on texts are not counted.
+        text_pass: Cost of a forward pass of the text tower over the objective's texts, in clean steps.
+        prompts_pass: Likewise over all class prompts, which the attack on images needs anew where text learns.
     """
     attack_passes = 2 * attack.gradient_passes if objective.needs_attack else 0
-    return (attack_passes + 3 * objective.student_passes + objective.teacher_passes) / 3
+    images = attack_passes + 3 * objective.student_passes + objective.teacher_passes
+    embeds = objective.trains_text and objective.needs_attack
+    return images / 3 + 3 * objective.text_passes * text_pass + embeds * prompts_pass
 
 
-def _step(args: argparse.Namespace, objective: Objective, folder: str) -> Callable[[], None]:
-    """One whole training step of the Trainer, optimiser included, on a fixed random batch; `folder` is for its use."""
-    names = [f"class {number}" for number in range(args.classes)]
-    torch.manual_seed(0)
-    if args.model in SIZES:
-        model, processor = build_clip(names, **SIZES[args.model])
-    else:
-        model, processor = load_checkpoint(args.model)
-    trainer = AdversarialTrainer(
-        model,
-        AdversarialTrainingArguments(output_dir=folder, report_to="none", bf16=args.bf16, disable_tqdm=True),
-        objective=objective,
-        attack=choose_attack(args.attack, args.steps, pgd_steps=2) if objective.needs_attack else None,
-        threat_model=ThreatModel("linf", args.epsilon) if objective.needs_attack else None,
-        train_dataset=_labels_only(names),
-        processing_class=processor,
-    )
-    wrapped = trainer.accelerator.prepare_model(model)
-    trainer.create_optimizer()
-    batch = {
-        "pixels": torch.rand(args.batch_size, 3, model.image_size, model.image_size),
-        "labels": torch.randint(args.classes, (args.batch_size,)),
-        "index": torch.arange(args.batch_size),
-        "texts": [f"a photo of {names[number % args.classes]}" for number in range(args.batch_size)],
-    }
-    trainer.current_gradient_accumulation_steps = 1
+class Step:
+    """One whole training step of the Trainer, optimiser included, on a fixed random batch.
 
-    def step() -> None:
-        trainer.training_step(wrapped, dict(batch))
-        trainer.optimizer.step()
-        wrapped.zero_grad()
+    Args:
+        args: Of the command.
+        objective: What is trained.
+        folder: For the Trainer's use.
+    """
 
-    return step
+    def __init__(self, args: argparse.Namespace, objective: Objective, folder: str) -> None:
+        names = [f"class {number}" for number in range(args.classes)]
+        torch.manual_seed(0)
+        if args.model in SIZES:
+            model, processor = build_clip(names, **SIZES[args.model])
+        else:
+            model, processor = load_checkpoint(args.model)
+        self.trainer = AdversarialTrainer(
+            model,
+            AdversarialTrainingArguments(output_dir=folder, report_to="none", bf16=args.bf16, disable_tqdm=True),
+            objective=objective,
+            attack=choose_attack(args.attack, args.steps, pgd_steps=2) if objective.needs_attack else None,
+            threat_model=ThreatModel("linf", args.epsilon) if objective.needs_attack else None,
+            text_attack=TEXT_ATTACKS[args.text_attack]() if objective.needs_text_attack else None,
+            train_dataset=_labels_only(names),
+            processing_class=processor,
+        )
+        self.wrapped = self.trainer.accelerator.prepare_model(model)
+        self.trainer.create_optimizer()
+        self.batch = {
+            "pixels": torch.rand(args.batch_size, 3, model.image_size, model.image_size),
+            "labels": torch.randint(args.classes, (args.batch_size,)),
+            "index": torch.arange(args.batch_size),
+            "texts": [f"a photo of {names[number % args.classes]}" for number in range(args.batch_size)],
+        }
+        self.prompts = fill_templates(names, self.trainer.train_dataset.templates)
+        self.texts = self.batch["texts"] if objective.needs_captions else self.prompts
+        self.trainer.current_gradient_accumulation_steps = 1
+
+    def __call__(self) -> None:
+        """Takes it."""
+        self.trainer.training_step(self.wrapped, dict(self.batch))
+        self.trainer.optimizer.step()
+        self.wrapped.zero_grad()
+
+    def encode_texts(self) -> None:
+        """One pass of the texts that the objective sees, without gradient."""
+        embed_texts(self.trainer.model, self.trainer.processing_class.tokenizer, self.texts)
+
+    def encode_prompts(self) -> None:
+        """One pass of all class prompts, without gradient."""
+        embed_texts(self.trainer.model, self.trainer.processing_class.tokenizer, self.prompts)
+
+    @property
+    def text_attack_seconds(self) -> float:
+        """Of all steps so far."""
+        return self.trainer.batches.text_attack_seconds
 
 
 def _labels_only(names: list[str]) -> ImageDataset:
@@ -157,7 +198,7 @@ def _peak_memory(args: argparse.Namespace, objective: str) -> float:
 
 def _peak_of_two_steps(args: argparse.Namespace, objective: str) -> float:
     with tempfile.TemporaryDirectory(prefix="robust-clip-benchmark-") as folder:
-        step = _step(args, OBJECTIVES[objective](), folder)
+        step = Step(args, OBJECTIVES[objective](), folder)
         step()
         step()
     if torch.cuda.is_available():
@@ -171,6 +212,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--objective", default="tecoa", help=f"one of {', '.join(OBJECTIVES)}")
     parser.add_argument("--attack", default="pgd", help=f"one of {', '.join(ATTACKS)}")
     parser.add_argument("--steps", type=int, help="gradient steps, in place of the attack's own; 2 for pgd")
+    texts = ("charmer", "leaf", "word_list")
+    parser.add_argument("--text_attack", choices=texts, default="word_list", help="for objectives that attack texts")
     parser.add_argument("--epsilon", default="1/255", help="radius in pixel units")
     parser.add_argument("--model", default="vit_b32", help=f"{', '.join(SIZES)} at random, or a checkpoint")
     parser.add_argument("--classes", type=int, default=200, help="number of class prompts")

@@ -33,6 +33,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, di
         ValueError: If the file is not there or not YAML, a section is unknown or not a mapping, or an override has no
             value.
     """
+    content = read_yaml(path)
+    unknown = [section for section in content if section not in SECTIONS]
+    if unknown:
+        raise ValueError(f"Unknown section {unknown[0]!r} in the recipe; allowed: {', '.join(SECTIONS)}.")
+    recipe = {section: as_section(section, value) for section, value in content.items()}
+    for keys, value in _parse(overrides):
+        _put(recipe, keys, value)
+    return recipe
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ValueError: If the file is not there, not YAML, or holds something else.
+    """
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
     except OSError as error:
@@ -41,13 +57,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, di
         raise ValueError(f"The recipe {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"The recipe {path} must be a mapping of sections, got {type(content).__name__}.")
-    unknown = [section for section in content if section not in SECTIONS]
-    if unknown:
-        raise ValueError(f"Unknown section {unknown[0]!r} in the recipe; allowed: {', '.join(SECTIONS)}.")
-    recipe = {section: _as_mapping(section, value) for section, value in content.items()}
-    for keys, value in _parse(overrides):
-        _put(recipe, keys, value)
-    return recipe
+    return content
 
 
 def construct(
@@ -123,7 +133,7 @@ def _parse(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
 def _put(content: dict[str, Any], keys: list[str], value: Any) -> None:
     section, *inside = keys
     if not inside:
-        content[section] = {} if value is None else content.get(section, {}) | _as_mapping(section, value)
+        content[section] = {} if value is None else content.get(section, {}) | as_section(section, value)
         return
     for key in keys[:-1]:
         if not isinstance(content.get(key), dict):
@@ -132,7 +142,15 @@ def _put(content: dict[str, Any], keys: list[str], value: Any) -> None:
     content[keys[-1]] = value
 
 
-def _as_mapping(section: str, value: Any) -> dict[str, Any]:
+def as_section(section: str, value: Any) -> dict[str, Any]:
+    """A section as a mapping, where a text stands for its main key.
+
+    >>> as_section("objective", "tecoa")
+    {'name': 'tecoa'}
+
+    Raises:
+        ValueError: If it is neither.
+    """
     if isinstance(value, str) and section in _MAIN_KEY:
         return {_MAIN_KEY[section]: value}
     if value is None:

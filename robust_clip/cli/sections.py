@@ -106,7 +106,7 @@ class EvaluationPlan:
             classes: str | Sequence[str] | None = None,
         ) -> DataSource:
             # The ensemble is looked up here, by the data set's own name.
-            return DataSource(name, root, split, classes, self.templates or "single")
+            return DataSource(name, root, split, classes, templates=self.templates or "single")
 
         if not self.datasets:
             raise ValueError("evaluation.datasets names nothing to measure on; leave the section out instead.")

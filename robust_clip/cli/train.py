@@ -21,11 +21,24 @@ from .sections import EvaluationPlan, Sections
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains as the recipe says, then measures if it has an evaluation section."""
-    recipe = load_recipe(args.recipe, args.overrides)
+    """Trains as the recipe says."""
+    train_recipe(load_recipe(args.recipe, args.overrides), args.resume)
+    return 0
+
+
+def train_recipe(recipe: dict[str, dict[str, Any]], resume: bool) -> None:
+    """Trains as a recipe says, then measures if it has an evaluation section.
+
+    Args:
+        recipe: As `load_recipe` gives it.
+        resume: Whether to go on from the last checkpoint in `training.output_dir`.
+
+    Raises:
+        ValueError: If the recipe is wrong, or the directory is taken.
+    """
     sections = Sections.of(recipe)
     output_dir = Path(sections.training.output_dir or ".")
-    checkpoint = claim_output_dir(output_dir, args.resume)
+    checkpoint = claim_output_dir(output_dir, resume)
     trainer = build_trainer(sections)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -37,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
         trainer.push_to_hub()
     # Its file says that the run is finished, so it comes last.
     trainer.save_state()
-    return 0
 
 
 def build_trainer(sections: Sections) -> AdversarialTrainer:

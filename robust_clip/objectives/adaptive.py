@@ -63,9 +63,9 @@ class ObjectiveLoss(AttackLoss):
 
     def __post_init__(self) -> None:
         """Refuse an objective that has no loss of a single sample."""
-        if self.objective.needs_captions:
+        if self.objective.needs_captions or self.objective.compares_samples:
             raise ValueError(
-                f"{type(self.objective).__name__} contrasts the captions of a batch, so no sample has a loss of its "
+                f"{type(self.objective).__name__} compares the samples of a batch, so none has a loss of its "
                 "own to climb; take another attack loss"
             )
 

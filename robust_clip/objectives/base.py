@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_clip.attacks.losses import AttackLoss, CrossEntropy
-from robust_clip.attacks.text import Score
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, pool_templates
 from robust_clip.paper import Paper
+
+# What an attack on texts climbs: `(N,)` of features `(N, D)` and the row `(N,)` of the caption that each was made of.
+TextScore = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -70,13 +72,18 @@ class Objective(ABC):
         needs_captions: Whether a batch must carry captions.
         needs_attack: Whether `Batch.adversarial` must differ from `Batch.pixels`.
         needs_text_attack: Whether a batch must carry attacked captions.
+        needs_random_start: Whether what its attack climbs is flat at the clean image, so that the attack must begin
+            beside it.
+        compares_samples: Whether a sample has no loss of its own, only together with others of the batch.
         needs_teacher: Whether it compares with the frozen original.
         teacher_towers: Which of its towers it asks in a step.
         other_template: A second template, whose class embeddings it compares with the first's.
         student_passes: Forward passes of the student's image tower that the loss has a gradient through, in one step.
+        text_passes: Forward passes of the text tower over class prompts or captions that it has a gradient through.
         teacher_passes: Forward passes of the teacher in one step, for the floor that the benchmark prints.
         trains_vision: Whether its gradient reaches the image tower.
         trains_text: Whether its gradient reaches the text tower.
+        trains_logit_scale: Whether the temperature learns with it unless an adaptation says otherwise.
     """
 
     paper: ClassVar[Paper]
@@ -84,13 +91,17 @@ class Objective(ABC):
     needs_captions: ClassVar[bool] = False
     needs_attack: ClassVar[bool] = True
     needs_text_attack: ClassVar[bool] = False
+    needs_random_start: ClassVar[bool] = False
+    compares_samples: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
     teacher_towers: ClassVar[tuple[str, ...]] = ("vision",)
     other_template: ClassVar[str | None] = None
     student_passes: ClassVar[int] = 1
+    text_passes: ClassVar[int] = 0
     teacher_passes: ClassVar[int] = 0
     trains_vision: ClassVar[bool] = True
     trains_text: ClassVar[bool] = False
+    trains_logit_scale: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
@@ -128,7 +139,7 @@ class Objective(ABC):
         return ZeroShotClassifier(student, batch.class_embeds.detach()), CrossEntropy(batch.labels)
 
 
-    def text_score(self, teacher: RobustCLIPModel | None, batch: Batch) -> Score | None:
+    def text_score(self, teacher: RobustCLIPModel | None, batch: Batch) -> TextScore | None:
         """What the attack on captions climbs; `None` for its own label-free distance from the clean caption.
 
         Args:

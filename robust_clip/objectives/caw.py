@@ -11,7 +11,7 @@ from robust_clip.models import RobustCLIPModel
 from robust_clip.paper import Paper
 
 from .base import Batch, Objective, check_weights, class_embeds_of, clean_teacher_features, teacher_of
-from .functional import class_logits, kl_divergence
+from .functional import class_logits, feature_distance, kl_divergence
 
 
 @dataclass(frozen=True)
@@ -104,21 +104,3 @@ def confidence_aware_divergence(
     probabilities = torch.softmax(adversarial_logits.float(), dim=1)
     weight = 1 - probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
     return (weight.detach() if detach_weight else weight) * kl_divergence(adversarial_logits, clean_logits)
-
-
-def feature_distance(features: Tensor, reference: Tensor, normalize: bool) -> Tensor:
-    """Euclidean distance of features `(B, D)` from `reference` `(B, D)`, not squared, `(B,)`, in fp32.
-
-    Args:
-        features: Image features of any length.
-        reference: Features to compare with, of any length.
-        normalize: Whether both have unit length first.
-
-    >>> one, other = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    >>> feature_distance(one, other, False).item(), round(feature_distance(one, other, True).item(), 4)
-    (5.0, 1.4142)
-    """
-    features, reference = features.float(), reference.float()
-    if normalize:
-        features, reference = F.normalize(features, dim=1), F.normalize(reference, dim=1)
-    return torch.linalg.vector_norm(features - reference, dim=1)

@@ -45,6 +45,8 @@ class Contrastive(Objective):
     needs_captions: ClassVar[bool] = True
     needs_attack: ClassVar[bool] = False
     trains_text: ClassVar[bool] = True
+    trains_logit_scale: ClassVar[bool] = True
+    text_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.max_logit_scale <= 0:

@@ -56,6 +56,7 @@ class FARE(Objective):
 }""",
     )
     needs_classes: ClassVar[bool] = False
+    needs_random_start: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ def class_logits(image_features: Tensor, class_embeds: Tensor, logit_scale: Tens
         return logit_scale * F.normalize(image_features.float(), dim=-1) @ class_embeds.float().T
 
 
-def info_nce(logits: Tensor, groups: Tensor) -> Tensor:
+def info_nce(logits: Tensor, groups: Tensor, reduction: str = "mean") -> Tensor:
     """Symmetric image-text InfoNCE over a batch (CLIP, https://huggingface.co/papers/2103.00020, Figure 3).
 
     Pairs of one group are each other's positives: the target distribution of a row is uniform over its group. Where
@@ -27,9 +27,10 @@ def info_nce(logits: Tensor, groups: Tensor) -> Tensor:
     Args:
         logits: `(B, B)`, image i against the caption of image j.
         groups: `(B,)` integer identity of each image's caption.
+        reduction: `mean`, or `none` for each pair's share.
 
     Returns:
-        Scalar, the mean of both directions.
+        Scalar, the mean of both directions; or `(B,)`, the mean of image i's and caption i's direction.
 
     >>> import torch
     >>> round(float(info_nce(torch.eye(2) * 2, torch.tensor([0, 1]))), 4)
@@ -40,7 +41,8 @@ def info_nce(logits: Tensor, groups: Tensor) -> Tensor:
     positives = (groups[:, None] == groups[None, :]).float()
     targets = positives / positives.sum(dim=1, keepdim=True)
     logits = logits.float()
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    of_images = F.cross_entropy(logits, targets, reduction=reduction)
+    return (of_images + F.cross_entropy(logits.T, targets, reduction=reduction)) / 2
 
 
 def squared_distance(features: Tensor, reference: Tensor) -> Tensor:
@@ -61,3 +63,22 @@ def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
     """
     expected, given = torch.log_softmax(first.float(), dim=-1), torch.log_softmax(second.float(), dim=-1)
     return (expected.exp() * (expected - given)).sum(dim=-1)
+
+
+def feature_distance(features: Tensor, reference: Tensor, normalize: bool) -> Tensor:
+    """Euclidean distance of features `(B, D)` from `reference` `(B, D)`, not squared, `(B,)`, in fp32.
+
+    Args:
+        features: Image features of any length.
+        reference: Features to compare with, of any length.
+        normalize: Whether both have unit length first.
+
+    >>> one, other = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    >>> feature_distance(one, other, False).item(), round(feature_distance(one, other, True).item(), 4)
+    (5.0, 1.4142)
+    """
+    features, reference = features.float(), reference.float()
+    if normalize:
+        features, reference = F.normalize(features, dim=1), F.normalize(reference, dim=1)
+    distance: Tensor = torch.linalg.vector_norm(features - reference, dim=1)
+    return distance

@@ -6,11 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robust_clip.attacks.text import Score
 from robust_clip.models import RobustCLIPModel
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, teacher_of
+from .base import Batch, Objective, TextScore, teacher_of
 from .functional import squared_distance
 
 
@@ -42,6 +41,7 @@ class LEAF(Objective):
     needs_teacher: ClassVar[bool] = True
     teacher_towers: ClassVar[tuple[str, ...]] = ("text",)
     student_passes: ClassVar[int] = 0
+    text_passes: ClassVar[int] = 1
     trains_vision: ClassVar[bool] = False
     trains_text: ClassVar[bool] = True
 
@@ -53,7 +53,7 @@ class LEAF(Objective):
         attacked = student.encode_text(batch.attacked_ids, batch.attacked_mask)
         return {"leaf": squared_distance(attacked, clean)[batch.text_index].mean()}
 
-    def text_score(self, teacher: RobustCLIPModel | None, batch: Batch) -> Score | None:
+    def text_score(self, teacher: RobustCLIPModel | None, batch: Batch) -> TextScore | None:
         """Squared distance from the frozen original's features of the clean texts."""
         clean = _clean_features(teacher_of(teacher, "LEAF"), batch)
         return lambda features, owner: squared_distance(features, clean[owner])

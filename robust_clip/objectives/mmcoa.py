@@ -64,6 +64,7 @@ class MMCoA(Objective):
     needs_classes: ClassVar[bool] = False
     needs_captions: ClassVar[bool] = True
     trains_text: ClassVar[bool] = True
+    trains_logit_scale: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weights(image_weight=self.image_weight, text_weight=self.text_weight)
@@ -93,6 +94,11 @@ class MMCoA(Objective):
     def student_passes(self) -> int:  # type: ignore[override]
         """Of the image tower: adversarial images, and clean ones beside attacked texts."""
         return 2 if self.domain == "both" else 1
+
+    @property
+    def text_passes(self) -> int:  # type: ignore[override]
+        """Of the text tower: clean texts beside adversarial images, and attacked texts."""
+        return self.student_passes
 
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"image": scalar, "text": scalar}`, of which each domain has its own."""

@@ -23,8 +23,8 @@ Reduction = Literal["mean", "sum"]
 class PMGAFT(Objective):
     """TeCoA, drawn to the original's predictions on adversarial images and to the student's own on clean ones.
 
-    `L = CE(z(x'), y) + alpha KL(p_0(x') || p(x')) + beta KL(p(x) || p(x'))`, a mean over the batch, where p and p_0 are
-    softmaxes over the class prompts, of the student and of the frozen original (Wang et al., CVPR 2024,
+    `L = CE(z(x'), y) + alpha KL(p_0(x') || p(x')) + beta KL(p(x) || p(x'))`, a mean over the batch, where p and p_0
+    are softmaxes over the class prompts, of the student and of the frozen original (Wang et al., CVPR 2024,
     https://huggingface.co/papers/2401.04350, losses L_robust, L_general and L_clean). The clean prediction in the last
     term learns too. The inner attack climbs class-prompt cross-entropy at the same temperature.
 

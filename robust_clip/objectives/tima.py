@@ -139,6 +139,11 @@ class TIMA(Objective):
         return int(self.trains_vision)
 
     @property
+    def text_passes(self) -> int:  # type: ignore[override]
+        """Of the text tower, on all class prompts."""
+        return int(self.trains_text)
+
+    @property
     def teacher_passes(self) -> int:  # type: ignore[override]
         """One, on clean images, for both distillations."""
         return int((self.stage != "text" and self.takd > 0) or (self.stage != "image" and self.iakd > 0))
@@ -187,7 +192,8 @@ class TIMA(Objective):
         classifier = ZeroShotClassifier(student, class_embeds, temperature=self.temperature)
         if not (self.margin.in_attack and self.margin.size):
             return classifier, CrossEntropy(batch.labels)
-        scale = 1 / self.temperature if self.temperature else student(compute=_logit_scale)
+        own_scale = student(compute=lambda model: model.logit_scale.exp().item())
+        scale = 1 / self.temperature if self.temperature else own_scale
         return classifier, MarginCrossEntropy(batch.labels, self._margins(batch), scale, self.margin.form)
 
     def _margins(self, batch: Batch) -> Tensor:
@@ -241,7 +247,3 @@ def _original_embeds(batch: Batch) -> Tensor:
     if batch.original_class_embeds is None:
         raise ValueError("TIMA compares with the class embeddings of the frozen original; this batch has none.")
     return batch.original_class_embeds
-
-
-def _logit_scale(model: RobustCLIPModel) -> float:
-    return model.logit_scale.exp().item()

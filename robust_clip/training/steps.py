@@ -82,9 +82,9 @@ def drop_towers(teacher: RobustCLIPModel, student: RobustCLIPModel, kept: Sequen
 
 
 def default_adaptation(objective: Objective) -> FullFineTuning:
-    """All of the towers that the objective trains, and the temperature where it trains both."""
+    """All of the towers that the objective trains, and the temperature where that is part of it."""
     towers = ("vision",) * objective.trains_vision + ("text",) * objective.trains_text
-    return FullFineTuning(towers, logit_scale=objective.trains_vision and objective.trains_text)
+    return FullFineTuning(towers, logit_scale=objective.trains_logit_scale)
 
 
 def set_text_learning_rate(optimizer: torch.optim.Optimizer, model: RobustCLIPModel, learning_rate: float) -> None:
@@ -168,6 +168,8 @@ def check_compatible(
             )
         if not trained and tower in adaptation.towers:
             raise ValueError(f"{name} keeps the {tower} tower frozen; take {tower} out of adaptation.towers.")
+    if objective.needs_random_start and getattr(attack, "random_start", True) is False:
+        raise ValueError(f"What {name}'s attack climbs is flat at the clean image: set random_start of the attack.")
     if attack is not None and threat_model is not None:
         # Sizes that do not fit each other show on a single grey image.
         pixels = torch.full((1, 3, 2, 2), 0.5)

@@ -105,11 +105,7 @@ class AdversarialTrainer(Trainer):
         if train_dataset is not None:
             self.add_callback(EpochForData(train_dataset))
         # Only now, since the Trainer has moved the model to its device.
-        self.teacher = frozen_copy(model) if objective.needs_teacher else None
-        self._batches = self._batch_maker(train_dataset, text_attack)
-        self._batches.remember(self.teacher or model)
-        if self.teacher is not None:
-            drop_towers(self.teacher, model, objective.teacher_towers)
+        self.teacher, self.batches = self._set_out(model, train_dataset, text_attack)
         # `compute_loss` returns a mean over the batch, so the Trainer must divide by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -124,7 +120,7 @@ class AdversarialTrainer(Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         if self.args.text_learning_rate is not None:
             if not new:
-                raise ValueError("text_learning_rate has no effect on an optimizer of your own; leave one of them out.")
+                raise ValueError("text_learning_rate does nothing to an optimizer of your own; leave one out.")
             set_text_learning_rate(optimizer, self.model, self.args.text_learning_rate)
         return optimizer
 
@@ -142,7 +138,7 @@ class AdversarialTrainer(Trainer):
             nothing = model(compute=zero_loss)
             return (nothing, {}) if return_outputs else nothing
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        batch = self._batches.make(student, self.teacher, inputs, self.state.global_step)
+        batch = self.batches.make(student, self.teacher, inputs, self.state.global_step)
         batch.adversarial = self._attacked(model, batch, inputs["index"])
         terms = model(compute=partial(self.objective, teacher=self.teacher, batch=batch))
         self._refuse_non_finite(terms)
@@ -157,9 +153,9 @@ class AdversarialTrainer(Trainer):
         if "loss" in logs and self._terms_seen:
             for name, total in self._term_sums.items():
                 logs[f"loss/{name}"] = self.accelerator.reduce(total / self._terms_seen, "mean").item()
-            if self._batches.text_attack is not None:
-                logs["text_attack_seconds"] = self._batches.text_attack_seconds / self._terms_seen
-                self._batches.text_attack_seconds = 0.0
+            if self.batches.text_attack is not None:
+                logs["text_attack_seconds"] = self.batches.text_attack_seconds / self._terms_seen
+                self.batches.text_attack_seconds = 0.0
             self._term_sums.clear()
             self._terms_seen = 0
             if self._skipped:
@@ -239,8 +235,12 @@ class AdversarialTrainer(Trainer):
         """Not estimated: the Trainer's formula counts tokens of one forward pass, not an attack."""
         return 0
 
-    def _batch_maker(self, data: Any, text_attack: TextAttack | None) -> BatchMaker:
-        return BatchMaker(
+    def _set_out(
+        self, model: RobustCLIPModel, data: Any, text_attack: TextAttack | None
+    ) -> tuple[RobustCLIPModel | None, BatchMaker]:
+        """The frozen original, if the objective needs one, and what makes batches, which asks it what it will need."""
+        teacher = frozen_copy(model) if self.objective.needs_teacher else None
+        batches = BatchMaker(
             self.objective,
             self.processing_class.tokenizer if self.processing_class is not None else None,
             getattr(data, "class_names", None),
@@ -249,6 +249,10 @@ class AdversarialTrainer(Trainer):
             text_attack=text_attack,
             seed=self.args.seed,
         )
+        batches.remember(teacher or model)
+        if teacher is not None:
+            drop_towers(teacher, model, self.objective.teacher_towers)
+        return teacher, batches
 
     def _attacked(self, model: nn.Module, batch: Batch, index: Tensor) -> Tensor:
         if self.attack is None or self.threat_model is None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from robust_clip import PGD
 from robust_clip.cli import COMMANDS, benchmark, main
 from robust_clip.cli.sections import DataSource
 from robust_clip.models.scratch import build_clip
+from robust_clip.objectives import LEAF, Clean, MMCoA, TeCoA
 
 NAMES = [command.__name__.rsplit(".", 1)[1] for command in COMMANDS]
 
@@ -79,8 +81,9 @@ def test_benchmark_prints_ratio_and_floor(tiny_checkpoint: Path, capsys: pytest.
     ("options", "described"),
     [
         (["--attack", "fgsm"], "tecoa, fgsm, on "),
-        (["--objective", "clean"], "clean, no attack, on "),
+        (["--objective", "clean"], "clean, no attack on images, on "),
         (["--attack", "pgd", "--steps", "1"], "tecoa, pgd with 1 step(s), on "),
+        (["--objective", "leaf", "--text_attack", "leaf"], "leaf, no attack on images, on "),
     ],
 )
 def test_benchmark_says_what_it_measured(
@@ -90,6 +93,21 @@ def test_benchmark_says_what_it_measured(
     small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "2", "--repeats", "1"]
     assert main(["benchmark", *small, *options]) == 0
     assert capsys.readouterr().out.startswith(described)
+
+
+def test_benchmark_counts_attacks_on_texts_apart(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "4", "--repeats", "1"]
+    assert main(["benchmark", *small, "--objective", "mmcoa", "--text_attack", "leaf"]) == 0
+    assert "attack on texts" in capsys.readouterr().out
+
+
+def test_the_floor_counts_every_pass() -> None:
+    """In clean steps: 2 passes for each attack step, 3 for each with a gradient to the weights, 1 for the teacher."""
+    attack = PGD(steps=2, step_size=0.1)
+    assert benchmark.step_floor(TeCoA(), attack) == pytest.approx(7 / 3)
+    assert benchmark.step_floor(Clean(), attack) == pytest.approx(1)
+    assert benchmark.step_floor(MMCoA(), attack, 0.5, 0.25) == pytest.approx((4 + 6) / 3 + 6 * 0.5 + 0.25)
+    assert benchmark.step_floor(LEAF(), attack, 0.5, 0.25) == pytest.approx(3 * 0.5)
 
 
 def test_benchmark_sizes_are_the_published_ones() -> None:

@@ -11,15 +11,25 @@ NAMES = ["red", "green", "blue"]
 
 @pytest.fixture
 def batch(tiny_model, tiny_processor):
-    """Six images of three classes; adversarial images that are not the clean ones; captions 0, 1, 2, 0, 1, 2."""
+    """Six images of three classes; adversarial ones that differ; captions 0, 1, 2, 0, 1, 2, clean and attacked."""
     pixels, labels = torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
-    tokens = tiny_processor.tokenizer([f"a {name}" for name in NAMES], padding=True, return_tensors="pt")
+    tokenizer = tiny_processor.tokenizer
+    tokens = tokenizer([f"a {name}" for name in NAMES], padding=True, return_tensors="pt")
+    attacked = tokenizer([f"a {name}x" for name in NAMES], padding=True, return_tensors="pt")
+    prompts = tokenizer([f"a photo of a {name}" for name in NAMES], padding=True, return_tensors="pt")
+    class_embeds = embed_classes(tiny_model, tokenizer, NAMES, ["a photo of a {}"])
     return Batch(
         pixels=pixels,
         adversarial=(pixels + 0.1 * torch.randn_like(pixels)).clamp(0, 1),
         labels=labels,
-        class_embeds=embed_classes(tiny_model, tiny_processor.tokenizer, NAMES, ["a photo of a {}"]),
+        class_embeds=class_embeds,
+        original_class_embeds=class_embeds,
+        other_class_embeds=embed_classes(tiny_model, tokenizer, NAMES, ["This is not a photo of a {}"]),
+        prompt_ids=prompts["input_ids"],
+        prompt_mask=prompts["attention_mask"],
         input_ids=tokens["input_ids"],
         attention_mask=tokens["attention_mask"],
         text_index=labels.clone(),
+        attacked_ids=attacked["input_ids"],
+        attacked_mask=attacked["attention_mask"],
     )

@@ -1,5 +1,6 @@
 """What every objective keeps to, and what the attack in training climbs."""
 
+import copy
 import dataclasses
 import inspect
 
@@ -22,27 +23,63 @@ def test_an_objective_is_a_frozen_value_that_names_its_paper(objective_class):
         objective.anything = 1
 
 
+def teacher_of(objective, model):
+    """An original that the student has moved away from."""
+    if not objective.needs_teacher:
+        return None
+    teacher = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return teacher.requires_grad_(False)
+
+
 @every_objective
-def test_terms_are_finite_scalars_that_reach_the_vision_tower(objective_class, tiny_model, batch):
-    terms = objective_class()(tiny_model, None, batch)
+def test_terms_are_finite_scalars_that_reach_the_towers_it_names(objective_class, tiny_model, batch):
+    objective = objective_class()
+    terms = objective(tiny_model, teacher_of(objective, tiny_model), batch)
     assert terms
     assert all(term.shape == () and term.isfinite() for term in terms.values())
     sum(terms.values()).backward()
-    assert tiny_model.visual_projection.weight.grad.abs().max() > 0
-    text_learns = tiny_model.text_projection.weight.grad is not None
-    assert text_learns == objective_class.trains_text
+    for projection, learns in (
+        (tiny_model.visual_projection, objective.trains_vision),
+        (tiny_model.text_projection, objective.trains_text),
+    ):
+        gradient = projection.weight.grad
+        assert (gradient is not None and gradient.abs().max().item() > 0) == learns
 
 
 @every_objective
 def test_an_objective_needs_only_what_it_says(objective_class, tiny_model, batch):
     """Everything that its flags do not ask for is withheld."""
-    if not objective_class.needs_classes:
+    objective = objective_class()
+    if not objective.needs_classes:
         batch.class_embeds, batch.labels = None, torch.full_like(batch.labels, -1)
-    if not objective_class.needs_captions:
+    if not objective.needs_captions:
         batch.input_ids = batch.attention_mask = batch.text_index = None
-    if not objective_class.needs_attack:
+    if not objective.needs_attack:
         batch.adversarial = torch.full_like(batch.pixels, torch.nan)
-    assert all(term.isfinite() for term in objective_class()(tiny_model, None, batch).values())
+    if not objective.needs_text_attack:
+        batch.attacked_ids = batch.attacked_mask = None
+    if not (objective.trains_text and objective.needs_classes):
+        batch.prompt_ids = batch.prompt_mask = None
+    if objective.other_template is None:
+        batch.other_class_embeds = None
+    terms = objective(tiny_model, teacher_of(objective, tiny_model), batch)
+    assert all(term.isfinite() for term in terms.values())
+
+
+@every_objective
+def test_passes_of_the_image_towers_are_as_many_as_it_says(objective_class, tiny_model, batch):
+    """With a gradient to weights and without, for the attack or the loss: the floor of the benchmark counts on it."""
+    objective = objective_class()
+    teacher, passes = teacher_of(objective, tiny_model), []
+    for model in filter(None, (tiny_model, teacher)):
+        model.vision_model.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    if objective.needs_attack:
+        objective.inner_problem(tiny_model, teacher, batch)
+    objective(tiny_model, teacher, batch)
+    assert (passes.count(True), passes.count(False)) == (objective.student_passes, objective.teacher_passes)
 
 
 @pytest.mark.parametrize("objective", [Clean(), TeCoA()], ids=lambda objective: type(objective).__name__)
@@ -75,7 +112,7 @@ def test_an_adaptive_attack_climbs_the_whole_training_loss(tiny_model, batch):
 
 
 def test_a_loss_that_compares_samples_cannot_be_climbed_for_each(tiny_model, batch):
-    with pytest.raises(ValueError, match="Contrastive contrasts the captions of a batch"):
+    with pytest.raises(ValueError, match="Contrastive compares the samples of a batch"):
         adaptive_problem(Contrastive(), tiny_model, None, batch)
 
 

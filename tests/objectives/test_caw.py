@@ -10,7 +10,8 @@ from originals import another, learned, loss_and_gradients, same_bits
 from reference import class_prompts, guided_by_original
 from reference.differences import central_differences
 from robust_clip.objectives import TeCoA, adaptive_problem
-from robust_clip.objectives.caw import CAW, confidence_aware_divergence, feature_distance
+from robust_clip.objectives.caw import CAW, confidence_aware_divergence
+from robust_clip.objectives.functional import feature_distance
 
 LABELS = [2, 0, 1, 1]
 

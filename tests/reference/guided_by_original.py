@@ -52,3 +52,20 @@ def pmg_divergence(reference, adversarial, direction, reduction):
     for first, second in zip(reference, adversarial, strict=True):
         total += kl(first, second) if direction == "reference_first" else kl(second, first)
     return total if reduction == "sum" else total / len(reference)
+
+
+def soft_targets(logits, gamma):
+    """AGFT (https://huggingface.co/papers/2603.29410): the original's predictions, softened."""
+    return np.array([softmax(gamma * row) for row in logits])
+
+
+def soft_cross_entropy(logits, targets):
+    """`-mean_i sum_j q_ij log p_ij`."""
+    pairs = zip(logits, targets, strict=True)
+    return np.mean([-sum(q * np.log(p) for q, p in zip(target, softmax(row), strict=True)) for row, target in pairs])
+
+
+def cosine_distance(features, reference):
+    """Sim-CLIP (https://huggingface.co/papers/2407.14971): mean of 1 minus the cosine."""
+    pairs = zip(features, reference, strict=True)
+    return np.mean([1 - sum(a * b for a, b in zip(unit(one), unit(other), strict=True)) for one, other in pairs])

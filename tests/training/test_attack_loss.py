@@ -8,9 +8,7 @@ import torch
 
 from robust_clip import PGD, AttackRun
 from robust_clip.cli.sections import Sections
-from tests.training.test_trainer import largest_difference, make, weights
-
-__all__ = ["make"]  # a fixture
+from tests.training.test_trainer import largest_difference, weights
 
 
 def test_climbing_the_whole_loss_of_tecoa_is_climbing_its_inner_loss(make: Any, tmp_path: Path) -> None:
@@ -27,7 +25,7 @@ def test_another_loss_gives_other_images_and_is_on_record(make: Any, loss: str) 
     trainer, paper = make(attack=AttackRun(PGD(steps=2), loss)), make()
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
     images = [
-        each._attacked(each.model, each._batches.make(each.model, None, batch, 0), batch["index"])
+        each._attacked(each.model, each.batches.make(each.model, None, batch, 0), batch["index"])
         for each in (trainer, paper)
     ]
     assert not torch.equal(*images)

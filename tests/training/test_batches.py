@@ -25,7 +25,7 @@ class TextTeCoA(TeCoA):
 
 def batch_of(trainer: Any, step: int = 0) -> Any:
     inputs = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
-    return trainer._batches.make(trainer.model, trainer.teacher, inputs, step)
+    return trainer.batches.make(trainer.model, trainer.teacher, inputs, step)
 
 
 def test_class_embeddings_follow_a_text_tower_that_learns(make: Any) -> None:
@@ -50,7 +50,7 @@ def test_class_embeddings_of_a_frozen_text_tower_are_computed_once(make: Any) ->
 def test_each_distinct_prompt_is_attacked_once(make: Any) -> None:
     trainer = make(MMCoA(), **ATTACK, **TEXTS)
     asked: list[int] = []
-    attack = trainer._batches.text_attack
+    attack = trainer.batches.text_attack
     search = type(attack).search
 
     class Counting(type(attack)):  # type: ignore[misc]
@@ -58,7 +58,7 @@ def test_each_distinct_prompt_is_attacked_once(make: Any) -> None:
             asked.append(len(problem.texts))
             return search(self, problem)
 
-    trainer._batches.text_attack = Counting(edits=1)
+    trainer.batches.text_attack = Counting(edits=1)
     batch = batch_of(trainer)
     assert asked == [3]
     assert len(batch.attacked_ids) == len(batch.input_ids) == 3

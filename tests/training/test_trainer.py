@@ -63,7 +63,7 @@ def test_no_gradient_of_the_attack_reaches_the_weights(make: Any) -> None:
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     model.train()
-    prepared = trainer._batches.make(trainer.model, None, batch, 0)
+    prepared = trainer.batches.make(trainer.model, None, batch, 0)
     adversarial = trainer._attacked(model, prepared, batch["index"])
     assert 0 < (adversarial - batch["pixels"]).abs().max() <= 4 / 255 + 1e-6
     assert all(p.grad is None for p in model.parameters())

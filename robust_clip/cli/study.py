@@ -1,0 +1,159 @@
+"""`robust-clip study`: trains several methods under one budget, measures them alike and renders the tables."""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robust_clip.data import ImageDataset, load_image_dataset
+from robust_clip.data.selection import held_out
+from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
+from robust_clip.evaluation.method_summary import SEED, summary
+from robust_clip.evaluation.processes import process_state
+from robust_clip.evaluation.side_by_side import group_rows
+from robust_clip.evaluation.tables import insert_table, markdown_table
+from robust_clip.models import load_checkpoint, packaged_checkpoint
+from robust_clip.training.resume import is_finished
+
+from .recipe import read_yaml
+from .study_plan import Measurement, Run, StudyPlan
+from .train import train_recipe
+
+_ORIGINAL = "original"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and measures what is not done yet, then renders."""
+    plan = StudyPlan.read(args.study)
+    out = Path(plan.output_dir)
+    _claim(out, read_yaml(args.study))
+    measuring = Measuring(args.root, args.batch_size)
+    rows = _measure_original(plan, measuring, out) if args.methods is None else []
+    for method in args.methods or plan.methods:
+        if method not in plan.methods:
+            raise ValueError(f"Unknown method {method!r}; the study has {', '.join(plan.methods)}.")
+        chosen = _choose(plan, method, measuring)
+        for seed in plan.seeds_of(method):
+            trained = plan.run(method, chosen.learning_rate, seed)
+            _train(trained)
+            for measurement in plan.evaluation:
+                if not measurement.only or method in measurement.only:
+                    rows += measuring.measure(str(trained.folder), measurement, out / "rows" / _name(trained))
+    table = render(rows, plan)
+    if args.into:
+        insert_table(args.into, table)
+    else:
+        sys.stdout.write(table + "\n")
+    return 0
+
+
+class Measuring:
+    """Measures checkpoints; data sets are read once.
+
+    Args:
+        root: Folder that is looked into before the Hub.
+        batch_size: Images in a batch.
+    """
+
+    def __init__(self, root: str | None, batch_size: int) -> None:
+        self.root = root
+        self.batch_size = batch_size
+        self._load = cache(self._load_dataset)
+
+    def measure(
+        self, checkpoint: str, measurement: Measurement, records: Path, model_id: str | None = None
+    ) -> list[Row]:
+        """Rows of a checkpoint, one for each data set and protocol; those that are there already are taken."""
+        loaded, processor = load_checkpoint(checkpoint)
+        model: Any = loaded.to(process_state().device)
+        revision = checkpoint_revision(packaged_checkpoint(checkpoint), model)
+        return [
+            evaluate_robustness(
+                model,
+                processor.tokenizer,
+                self._load(name, measurement.split),
+                protocol,
+                batch_size=self.batch_size,
+                records_dir=records,
+                resume=True,
+                revision=revision,
+                model_id=model_id or records.name,
+            )
+            for name in measurement.datasets
+            for protocol in measurement.protocols()
+        ]
+
+    def _load_dataset(self, name: str, split: str) -> ImageDataset:
+        whole, _, part = split.partition(":")
+        dataset = load_image_dataset(name, whole, root=self.root)
+        return held_out(dataset, part) if part else dataset
+
+
+def _claim(out: Path, content: Mapping[str, Any]) -> None:
+    """Make sure that what is in the folder is of the same study."""
+    copy = out / "study.yaml"
+    if copy.exists():
+        found = yaml.safe_load(copy.read_text())
+        different = sorted(key for key in found.keys() | content.keys() if found.get(key) != content.get(key))
+        if different:
+            raise ValueError(
+                f"{out} holds another study: it differs in {', '.join(different)}. Name another output_dir."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    copy.write_text(yaml.safe_dump(dict(content), sort_keys=False))
+
+
+def _measure_original(plan: StudyPlan, measuring: Measuring, out: Path) -> list[Row]:
+    name = plan.recipe["model"] if isinstance(plan.recipe["model"], str) else plan.recipe["model"]["name"]
+    wanted = [measurement for measurement in plan.evaluation if not measurement.only]
+    return [row for each in wanted for row in measuring.measure(name, each, out / "rows" / _ORIGINAL)]
+
+
+def _choose(plan: StudyPlan, method: str, measuring: Measuring) -> Run:
+    """The run of the grid that does best on held-out images: by the mean of clean and robust accuracy."""
+    scores = {}
+    for trial in plan.grid(method):
+        _train(trial)
+        if len(plan.learning_rates) == 1:
+            return trial
+        rows = measuring.measure(str(trial.folder), plan.selection, trial.folder / "selection", _name(trial))
+        means = [(row.clean_accuracy + (row.robust_accuracy or 0.0)) / 2 for row in rows]
+        scores[trial.learning_rate] = statistics.fmean(means)
+    best = max(scores, key=lambda rate: scores[rate])
+    told = ", ".join(f"{rate:g}: {100 * score:.1f}" for rate, score in scores.items())
+    sys.stdout.write(f"{method}: learning rate {best:g} chosen by held-out images ({told})\n")
+    return plan.run(method, best, plan.seeds_of(method)[0])
+
+
+def _train(run: Run) -> None:
+    if not is_finished(run.folder):
+        train_recipe(run.recipe, resume=True)
+
+
+def _name(run: Run) -> str:
+    return f"{run.method}{SEED}{run.seed}_learning_rate_{run.learning_rate:g}"
+
+
+def render(rows: Sequence[Row], plan: StudyPlan) -> str:
+    """Means of each method over its seeds, then every row, one table for each protocol."""
+    parts = []
+    trained_on = Path(str(plan.run(next(iter(plan.methods)), 1.0, 0).recipe["data"]["train"])).name
+    for measure, group in group_rows(rows).items():
+        parts += [f"**{measure}**", summary(group, [_ORIGINAL, *plan.methods], trained_on), markdown_table(group)]
+    return "\n\n".join(parts)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser("study", help="train several methods alike and compare them", description=__doc__)
+    parser.add_argument("study", type=Path, help="YAML file of the study; run it again and it goes on")
+    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--root", help="folder whose sub-folders stand in for data sets of the Hub in the evaluation")
+    parser.add_argument("--batch_size", type=int, default=64, help="images in a batch of the evaluation")
+    parser.add_argument("--into", type=Path, help="Markdown file with the markers of a table; printed if not given")
+    parser.set_defaults(run=run)

@@ -1,0 +1,159 @@
+"""Studies: several methods from one checkpoint under one budget, as a file of recipes that share what they share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robust_clip.evaluation import Protocol, get_protocols
+
+from .recipe import SECTIONS, as_section, construct, read_yaml
+from .sections import Sections
+
+_OF_METHODS = (*SECTIONS, "seeds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a method.
+
+    Args:
+        method: Its name in the study.
+        learning_rate: Of the grid.
+        seed: Of training.
+        recipe: Sections, as `load_recipe` gives them.
+    """
+
+    method: str
+    learning_rate: float
+    seed: int
+    recipe: dict[str, dict[str, Any]]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is trained."""
+        return Path(self.recipe["training"]["output_dir"])
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured of trained models.
+
+    Args:
+        protocol: Name of a preset, which may stand for several protocols.
+        datasets: Names of data sets.
+        epsilons: Radii; the protocol's own by default.
+        samples: Images of each data set; the protocol's own number by default.
+        split: Of every data set.
+        only: Methods that it is measured of; all by default.
+
+    Raises:
+        ValueError: If the protocol or a radius is wrong, or there are no data sets.
+    """
+
+    protocol: str
+    datasets: Sequence[str]
+    epsilons: Sequence[str | float] = ()
+    samples: int | None = None
+    split: str = "test"
+    only: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise ValueError("A measurement needs datasets: a list of names.")
+        self.protocols()
+
+    def protocols(self) -> tuple[Protocol, ...]:
+        """One for each radius."""
+        return tuple(get_protocols(self.protocol, epsilons=tuple(map(str, self.epsilons)), samples=self.samples))
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The whole study.
+
+    Args:
+        output_dir: Folder for checkpoints, rows and tables.
+        recipe: Sections that all methods share.
+        methods: Name to the sections that a method adds or changes, key by key; `null` leaves a section out. `seeds`
+            beside them are its own.
+        learning_rates: The grid, the same for all methods.
+        selection: What chooses among the grid: the mean of clean and robust accuracy, of images that are held out of
+            the training split (`split: "train:validation"` beside `data.split: "train:fit"`).
+        evaluation: What is measured of the chosen.
+        seeds: Of training. The grid is searched with the first.
+
+    Raises:
+        ValueError: If something is empty or unknown, images would be trained on that choose, or a recipe is wrong.
+    """
+
+    output_dir: str
+    recipe: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]]
+    learning_rates: Sequence[float]
+    selection: Measurement
+    evaluation: Sequence[Measurement]
+    seeds: Sequence[int] = (0,)
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "learning_rates", "seeds", "evaluation"):
+            if not getattr(self, name):
+                raise ValueError(f"A study needs {name}; the list is empty.")
+        if any(not rate > 0 for rate in self.learning_rates):
+            raise ValueError(f"learning_rates must be positive, got {list(self.learning_rates)}.")
+        unknown = {name for measured in self.evaluation for name in measured.only} - set(self.methods)
+        if unknown:
+            raise ValueError(f"evaluation names {sorted(unknown)}, which are not among {sorted(self.methods)}.")
+        for method in self.methods:
+            run = self.run(method, self.learning_rates[0], self.seeds_of(method)[0])
+            split = Sections.of(run.recipe).data.split
+            if self.selection.split == split:
+                raise ValueError(
+                    f"{method} would be trained on {split!r}, by which learning rates are chosen; train on "
+                    "train:fit and choose by train:validation."
+                )
+
+    def seeds_of(self, method: str) -> Sequence[int]:
+        """Its own, or those of the study.
+
+        Raises:
+            ValueError: If its list is empty.
+        """
+        seeds: Sequence[int] = self.methods[method].get("seeds", self.seeds)
+        if not seeds:
+            raise ValueError(f"The seeds of {method} are an empty list.")
+        return seeds
+
+    def run(self, method: str, learning_rate: float, seed: int) -> Run:
+        """A training of a method.
+
+        Raises:
+            ValueError: If the method has an unknown section.
+        """
+        recipe = {section: as_section(section, value) for section, value in self.recipe.items()}
+        for section, value in self.methods[method].items():
+            if section not in _OF_METHODS:
+                raise ValueError(f"Unknown section {section!r} of {method}; allowed: {', '.join(_OF_METHODS)}.")
+            if section != "seeds":
+                recipe[section] = {} if value is None else recipe.get(section, {}) | as_section(section, value)
+        folder = Path(self.output_dir) / method / f"learning_rate_{learning_rate:g}_seed_{seed}"
+        own = {"output_dir": str(folder), "learning_rate": learning_rate, "seed": seed}
+        recipe["training"] = recipe.get("training", {}) | own
+        return Run(method, learning_rate, seed, recipe)
+
+    def grid(self, method: str) -> Iterator[Run]:
+        """Its trainings with the first seed, one for each learning rate."""
+        for rate in self.learning_rates:
+            yield self.run(method, rate, self.seeds_of(method)[0])
+
+    @classmethod
+    def read(cls, path: str | Path) -> "StudyPlan":
+        """The plan of a file.
+
+        Raises:
+            ValueError: If it cannot be read, or is wrong.
+        """
+        content = read_yaml(path)
+        selection = construct("selection", Measurement, content.get("selection") or {})
+        evaluation = [construct("evaluation", Measurement, each) for each in content.get("evaluation") or ()]
+        return construct("study", cls, content | {"selection": selection, "evaluation": evaluation})

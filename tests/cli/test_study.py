@@ -1,0 +1,97 @@
+"""Several methods trained alike, the learning rate chosen by held-out images, and the tables."""
+
+import json
+
+import pytest
+import yaml
+
+from robust_clip.cli import main
+from robust_clip.cli.study_plan import StudyPlan
+
+
+@pytest.fixture
+def content(tiny_checkpoint, coloured_folder, tmp_path):
+    """A study of two methods with two learning rates, one of which learns nothing."""
+    training = {"max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True}
+    return {
+        "output_dir": str(tmp_path / "study"),
+        "recipe": {
+            "model": str(tiny_checkpoint),
+            "attack": {"name": "pgd", "steps": 1, "step_size": "4/255"},
+            "threat_model": {"norm": "linf", "epsilon": "4/255"},
+            "data": {"train": str(coloured_folder), "split": "train:fit"},
+            "training": training | {"optim": "sgd", "logging_steps": 1},
+        },
+        "methods": {
+            "tecoa": {"objective": "tecoa", "seeds": [0, 1]},
+            "clean": {"objective": "clean", "attack": None, "threat_model": None},
+        },
+        "learning_rates": [1e-9, 0.3],
+        "selection": {"protocol": "clean", "datasets": [str(coloured_folder)], "split": "train:validation"},
+        "evaluation": [{"protocol": "pgd20", "datasets": [str(coloured_folder)], "epsilons": ["4/255"], "samples": 9}],
+    }
+
+
+def run(content, tmp_path, *more):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    return main(["study", str(tmp_path / "study.yaml"), *more])
+
+
+def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
+    assert run(content, tmp_path) == 0
+    printed = capsys.readouterr().out
+    rows = sorted((tmp_path / "study" / "rows").rglob("row.json"))
+    assert len(rows) == 4
+    for method, seeds in (("tecoa", 2), ("clean", 1)):
+        scores = {}
+        for folder in (tmp_path / "study" / method).glob("*seed_0"):
+            (row,) = folder.rglob("selection/**/row.json")
+            scores[folder.name.split("_")[2]] = json.loads(row.read_text())["clean_accuracy"]
+        best = max(scores, key=scores.get)
+        assert f"{method}: learning rate {best} chosen" in printed
+        assert len(list((tmp_path / "study" / "rows").glob(f"{method}_seed_*_learning_rate_{best}"))) == seeds
+    before = {path: path.stat().st_mtime_ns for path in rows}
+    table = tmp_path / "table.md"
+    table.write_text("<!-- rows:begin -->\n<!-- rows:end -->\n")
+    assert run(content, tmp_path, "--into", str(table)) == 0
+    assert {path: path.stat().st_mtime_ns for path in rows} == before
+    assert table.read_text().count("| tecoa | 2 |") == 1
+
+
+def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text(yaml.safe_dump(content | {"seeds": [5]}))
+    assert run(content, tmp_path) == 2
+    assert "differs in seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seeds": []}, "needs seeds"),
+        ({"methods": {}}, "needs methods"),
+        ({"learning_rates": []}, "needs learning_rates"),
+        ({"learning_rates": [0.0]}, "must be positive"),
+        ({"methods": {"tecoa": {"objective": "tecoa", "seeds": []}}}, "seeds of tecoa are an empty list"),
+        ({"methods": {"tecoa": {"objective": "tecoa", "attacks": 1}}}, "Unknown section 'attacks'"),
+        ({"methods": {"tecoa": {"objective": "nope"}}}, "Unknown objective 'nope'"),
+        ({"selection": {"protocol": "clean", "datasets": ["x"], "split": "train:fit"}}, "would be trained on"),
+        ({"evaluation": [{"protocol": "clean", "datasets": ["x"], "only": ["fare"]}]}, "names ['fare']"),
+        ({"evaluation": [{"protocol": "nope", "datasets": ["x"]}]}, "nope"),
+        ({"evaluation": [{"protocol": "clean", "datasets": []}]}, "needs datasets"),
+        ({"colour": 1}, "Unknown key 'colour'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(content, tmp_path, capsys, change, told):
+    assert run(content | change, tmp_path) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+def test_methods_change_the_shared_recipe_key_by_key(content, tmp_path):
+    methods = {"tecoa": {"objective": "tecoa", "attack": {"steps": 7}, "training": {"max_steps": 9}}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content | {"methods": methods}))
+    recipe = StudyPlan.read(tmp_path / "study.yaml").run("tecoa", 0.5, 3).recipe
+    assert recipe["attack"] == {"name": "pgd", "steps": 7, "step_size": "4/255"}
+    assert (recipe["training"]["max_steps"], recipe["training"]["optim"]) == (9, "sgd")
+    assert (recipe["training"]["learning_rate"], recipe["training"]["seed"]) == (0.5, 3)

@@ -1,0 +1,27 @@
+"""Means over data sets, then over seeds."""
+
+from robust_clip.evaluation import Row
+from robust_clip.evaluation.method_summary import summary
+
+
+def test_summary_takes_means_over_other_sets_and_then_over_seeds():
+    def row(model, dataset, clean, robust):
+        fields = dict.fromkeys(Row.__dataclass_fields__)
+        numbers = {"clean_accuracy": clean, "robust_accuracy": robust, "threat_model": "linf 1/255"}
+        return Row(**fields | numbers | {"model": {"id": model}, "dataset": {"name": dataset}})
+
+    rows = [
+        row("tecoa_seed_0_learning_rate_1", "own", 0.5, 0.4),
+        row("tecoa_seed_0_learning_rate_1", "a", 0.2, 0.1),
+        row("tecoa_seed_0_learning_rate_1", "b", 0.4, 0.3),
+        row("tecoa_seed_1_learning_rate_1", "own", 0.7, 0.4),
+        row("tecoa_seed_1_learning_rate_1", "a", 0.2, 0.1),
+        row("tecoa_seed_1_learning_rate_1", "b", 0.4, 0.1),
+    ]
+    rows += [row("fare_seed_0_learning_rate_2", "own", 0.5, 0.4), row("fare_seed_0_learning_rate_2", "a", 0.5, 0.4)]
+    lines = summary(rows, ["tecoa", "missing", "fare"], "own").splitlines()
+    assert lines[0] == (
+        "| method | seeds | own, clean | own, linf 1/255 | mean of 2 others, clean | mean of 2 others, linf 1/255 |"
+    )
+    assert lines[2] == "| tecoa | 2 | 60.0 ± 14.1 | 40.0 ± 0.0 | 30.0 ± 0.0 | 15.0 ± 7.1 |"
+    assert lines[3:] == ["| fare | 1 | 50.0 | 40.0 |  |  |"]
