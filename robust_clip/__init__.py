@@ -16,7 +16,14 @@ from robust_clip.attacks import (
     Square,
     WordList,
 )
-from robust_clip.evaluation import Protocol, evaluate_robustness, get_protocol, get_protocols
+from robust_clip.evaluation import (
+    Protocol,
+    RetrievalProtocol,
+    evaluate_retrieval,
+    evaluate_robustness,
+    get_protocol,
+    get_protocols,
+)
 from robust_clip.models import (
     RobustCLIPConfig,
     RobustCLIPModel,
@@ -52,6 +59,7 @@ __all__ = [
     "Contrastive",
     "MMCoA",
     "Protocol",
+    "RetrievalProtocol",
     "RobustCLIPConfig",
     "RobustCLIPModel",
     "Square",
@@ -59,6 +67,7 @@ __all__ = [
     "ThreatModel",
     "WordList",
     "ZeroShotClassifier",
+    "evaluate_retrieval",
     "evaluate_robustness",
     "get_protocol",
     "get_protocols",

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
+from robust_clip.attacks.losses import labels_of
+from robust_clip.attacks.targets import rank_wrong_classes
 from robust_clip.paper import Paper
 
 _MOMENTUM = 0.75  # weight of the new direction; the rest is the step before
@@ -20,8 +22,8 @@ class APGD(Attack):
     """Auto-PGD: ascent with momentum whose step halves, from the best point so far, when it stops making progress.
 
     https://huggingface.co/papers/2003.01690, Algorithm 1, with AutoAttack's constants: the first step is of 2 epsilon,
-    and the step may halve at `checkpoints`. A sample leaves the search with the first iterate that fools the loss; one
-    that stands to the end is returned as the iterate of highest loss.
+    and the step may halve at `checkpoints`. A sample leaves the search with the first iterate that fools the loss, and
+    does so again at a second look; one that stands to the end is returned as the iterate of highest loss.
 
     The targeted form drives each sample, one search after another, to the most likely wrong classes of its clean
     image. Finding them costs one forward pass, and a sample that is misclassified there is returned as it is.
@@ -90,7 +92,7 @@ class APGD(Attack):
             return adversarial
         ranking, fooled = self._rank_classes(problem)
         left = left[~fooled]
-        for target in range(1, self.targets + 1):
+        for target in range(self.targets):
             if not len(left):
                 break
             attempt = problem[left]
@@ -112,7 +114,7 @@ class APGD(Attack):
         return rows[left]
 
     def _rank_classes(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Classes of each clean image, `(B, C)`, most likely first, and whether it is misclassified."""
+        """Wrong classes of each clean image, `(B, C - 1)`, most likely first, and whether it is misclassified."""
         outputs = problem.outputs(problem.pixels)
         fooled = problem.loss.fooled(outputs)
         if fooled is None:
@@ -123,8 +125,8 @@ class APGD(Attack):
                 f"APGD targets={self.targets} aims at too many wrong classes: of {wrong + 1} classes only {wrong} "
                 "are wrong; use fewer targets, or None for the untargeted form"
             )
-        # As argmax does, a stable order puts the first of equal classes first: it is the label where none is fooled.
-        return outputs.argsort(dim=1, descending=True, stable=True), fooled
+        ranking = rank_wrong_classes(outputs, labels_of(problem.loss, "APGD"))
+        return ranking, problem.confirm(problem.pixels, fooled)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -242,7 +244,7 @@ def _climb(problem: Problem, steps: int, rho: float) -> tuple[Tensor, Tensor, Te
         if step:
             outputs = climbers.move(step)
         verdict = climbers.problem.loss.fooled(outputs)
-        if verdict is not None and verdict.any():
+        if verdict is not None and (verdict := climbers.problem.confirm(climbers.iterate, verdict)).any():
             ends[climbers.rows[verdict]] = climbers.iterate[verdict]
             fooled[climbers.rows[verdict]] = True
             climbers = climbers[(~verdict).nonzero().flatten()]

@@ -5,14 +5,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from robust_clip.attacks.losses import AttackLoss
 from robust_clip.paper import Paper
-from robust_clip.threat_model import ThreatModel
+from robust_clip.threat_model import Norm, ThreatModel
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -84,18 +84,24 @@ class Problem:
         return draws[0] if len(draws) == 1 else torch.stack(draws).mean(dim=0)
 
     def judge(self, adversarial: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Losses `(B,)` by fresh forward passes, and whether each sample is fooled, or None for want of labels."""
+        """Losses `(B,)` by fresh forward passes, and whether each sample is fooled and stays so when looked at again.
+
+        The verdict is None for want of labels.
+        """
         outputs = self.outputs(adversarial)
-        return self.loss(outputs), self.loss.fooled(outputs)
+        fooled = self.loss.fooled(outputs)
+        return self.loss(outputs), fooled if fooled is None else self.confirm(adversarial, fooled)
 
     def confirm(self, adversarial: Tensor, fooled: Tensor) -> Tensor:
         """Which of the samples that seem `fooled`, `(B,)`, are so by a fresh forward pass.
 
-        A model that draws lots is fooled by chance sooner or later, and a sample that leaves then was not broken.
+        A model that draws lots is fooled by chance sooner or later, and a sample that leaves then was not broken. For
+        any other model this costs one forward pass of the few samples that are about to leave.
         """
         seeming = fooled.nonzero().flatten()
         if len(seeming):
-            verdict = self[seeming].judge(adversarial[seeming])[1]
+            some = self[seeming]
+            verdict = some.loss.fooled(some.outputs(adversarial[seeming]))
             fooled = fooled.clone()
             fooled[seeming] = verdict if verdict is not None else False
         return fooled
@@ -113,9 +119,11 @@ class Attack(ABC):
 
     Attributes:
         paper: Where the search comes from.
+        norms: Of the threat models that it can keep to.
     """
 
     paper: ClassVar[Paper]
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
 
     def __call__(
         self,

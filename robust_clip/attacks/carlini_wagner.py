@@ -11,6 +11,7 @@ from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.losses import Margin, labels_of
 from robust_clip.paper import Paper
+from robust_clip.threat_model import Norm
 
 DECAY, SQUARE_DECAY, ADAM_EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults, as the authors left them
 LARGEST = 1e10  # weight c, beyond which the search does not go
@@ -58,6 +59,8 @@ class CarliniWagner(Attack):
 }""",
     )
 
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+
     steps: int = 1000
     binary_search_steps: int = 9
     initial_const: float = 1e-3
@@ -97,7 +100,7 @@ class CarliniWagner(Attack):
         margin = Margin(labels_of(problem.loss, "CarliniWagner"), self.confidence)
         best = problem.pixels.clone()
         outputs = problem.outputs(best)
-        highest, left = problem.loss(outputs), (~margin.fooled(outputs)).nonzero().flatten()
+        highest, left = problem.loss(outputs), (~problem.confirm(best, margin.fooled(outputs))).nonzero().flatten()
         const = torch.full_like(highest, self.initial_const)
         low, high = torch.zeros_like(const), torch.full_like(const, math.inf)
         for _ in range(self.binary_search_steps):
@@ -106,7 +109,7 @@ class CarliniWagner(Attack):
             attempt = problem[left]
             ends, reached = self._minimise(replace(attempt, loss=margin[left]), const[left])
             outputs = attempt.outputs(ends)
-            losses, fooled = attempt.loss(outputs), margin[left].fooled(outputs)
+            losses, fooled = attempt.loss(outputs), attempt.confirm(ends, margin[left].fooled(outputs))
             better = fooled | (losses > highest[left])
             best[left[better]], highest[left[better]] = ends[better], losses[better]
             low[left[~reached]], high[left[reached]] = const[left[~reached]], const[left[reached]]
@@ -133,11 +136,13 @@ class CarliniWagner(Attack):
             rows, images = descent.rows, descent.images()
             gradient, outputs, losses = descent.problem.gradient(images, step)
             distance = threat_model.distance(images, descent.problem.pixels)
-            fooled = outputs.argmax(dim=1) != descent.labels
+            fooled, outside = outputs.argmax(dim=1) != descent.labels, distance > threat_model.epsilon
+            won = descent.problem.confirm(images, fooled & ~outside)
+            fooled = won | (fooled & outside)
             nearer = fooled & (distance < nearest[rows])
             ends[rows[nearer]], nearest[rows[nearer]] = images[nearer], distance[nearer]
             reached[rows] |= fooled & (losses >= 0)
-            standing = (~fooled | (distance > threat_model.epsilon)).nonzero().flatten()
+            standing = (~won).nonzero().flatten()
             if len(standing) < len(rows):
                 descent, gradient = descent[standing], gradient[standing]
             if not len(standing):

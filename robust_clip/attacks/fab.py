@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.losses import AttackLoss, labels_of
+from robust_clip.attacks.targets import rank_wrong_classes
 from robust_clip.paper import Paper
 
 PACKAGE_NORMS = {"linf": "Linf", "l2": "L2"}
@@ -75,7 +76,7 @@ class FAB(Attack):
     def gradient_passes(self) -> int:
         """One for each step of each search; untargeted, as many times that as there are classes.
 
-        Each step takes a forward pass besides, and each search one more.
+        Each step takes a forward pass besides, each search one more, and a sample that falls one more.
         """
         return self.steps * self.restarts * (self.targets or 1)
 
@@ -94,8 +95,7 @@ class FAB(Attack):
         labels = labels_of(problem.loss, "FAB")
         best = problem.pixels.clone()
         logits = problem.outputs(best)
-        # As argmax does, a stable order puts the first of equal classes first: it is the label of those that stand.
-        ranking = logits.argsort(dim=1, descending=True, stable=True)
+        ranking = rank_wrong_classes(logits, labels)
         searches = 1 if self.targets is None else self.targets
         if searches >= logits.shape[1]:
             raise ValueError(
@@ -103,9 +103,9 @@ class FAB(Attack):
                 f"{logits.shape[1] - 1} are wrong; use fewer targets"
             )
         highest = problem.loss(logits)
-        standing = logits.argmax(dim=1) == labels
-        for rank in range(1, searches + 1):
-            classes = ranking[:, rank : rank + 1] if self.targets else ranking[:, 1:]
+        standing = ~problem.confirm(best, logits.argmax(dim=1) != labels)
+        for rank in range(searches):
+            classes = ranking[:, rank : rank + 1] if self.targets else ranking
             for restart in range(self.restarts):
                 left = standing.nonzero().flatten()
                 if not len(left):
@@ -156,11 +156,14 @@ class _Search:
             tried = threat_model.project(nearest.to(pixels)[self.rows], self.active.pixels)
             outputs = self.active.outputs(tried)
             self.ends[self.rows], self.losses[self.rows] = tried, self.active.loss(outputs)
-            self.fooled[self.rows] = outputs.argmax(dim=1) != self.labels[self.rows]
+            self.fooled[self.rows] = self.active.confirm(tried, outputs.argmax(dim=1) != self.labels[self.rows])
         return self.ends, self.losses, self.fooled
 
     def predict(self, images: Tensor) -> Tensor:
-        """Predicted classes `(B + 1,)` of the iterates; samples fooled inside the ball leave, and count as right."""
+        """Predicted classes `(B + 1,)` of the iterates; samples that seem fooled inside the ball count as right.
+
+        They leave if a second look confirms it.
+        """
         predicted = torch.cat([self.labels, self.labels[:1]])
         if self.step == 0:  # the clean images, which are classified rightly
             return predicted
@@ -169,14 +172,15 @@ class _Search:
         predicted[self.rows] = outputs.argmax(dim=1)
         threat_model = self.problem.threat_model
         inside = threat_model.distance(tried, self.active.pixels) <= threat_model.epsilon
-        won = inside & (predicted[self.rows] != self.labels[self.rows])
+        seeming = inside & (predicted[self.rows] != self.labels[self.rows])
+        won = self.active.confirm(tried, seeming)
+        predicted[self.rows[seeming]] = self.labels[self.rows[seeming]]
         if won.any():
             winners = self.rows[won]
             self.ends[winners], self.losses[winners] = tried[won], self.active.loss(outputs)[won]
             self.fooled[winners] = True
             kept = (~won).nonzero().flatten()
             self.active, self.rows = self.active[kept], self.rows[kept]
-            predicted[winners] = self.labels[winners]
         if not len(self.rows):
             raise _AllFooled
         return predicted

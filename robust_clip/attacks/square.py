@@ -67,7 +67,7 @@ class Square(Attack):
 
     @property
     def gradient_passes(self) -> int:
-        """None: only forward passes, `restarts * (queries + 1)` of them at most."""
+        """None: only forward passes, `restarts * (queries + 1)` at most and one more where a sample seems fooled."""
         return 0
 
     def search(self, problem: Problem) -> Tensor:
@@ -230,7 +230,7 @@ def uniform(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Te
 
 
 def _judge(problem: Problem, images: Tensor, query: int) -> tuple[Tensor, Tensor]:
-    """Losses `(B,)` and who is fooled, `(B,)`: nobody by a loss without labels."""
+    """Losses `(B,)` and who is fooled, twice over, `(B,)`: nobody by a loss without labels."""
     losses, fooled = problem.judge(images)
     finite = losses.isfinite()
     if not finite.all():  # no comparison with it would ever hold, and the search would stand still

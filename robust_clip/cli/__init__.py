@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from . import attack, benchmark, compare, datasets, evaluate, merge, report, train
+from . import attack, benchmark, compare, datasets, evaluate, merge, report, retrieve, study, train
 
-COMMANDS = (train, merge, evaluate, attack, benchmark, compare, datasets, report)
+COMMANDS = (train, merge, study, evaluate, retrieve, attack, benchmark, compare, datasets, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from accelerate.utils import tqdm
 
 from robust_clip.attacks import ATTACKS, TEXT_ATTACKS
 from robust_clip.data import ImageDataset
-from robust_clip.models import embed_texts, fill_templates, load_checkpoint
+from robust_clip.models import RobustCLIPModel, embed_texts, fill_templates, load_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES, Clean, Objective
 from robust_clip.threat_model import ThreatModel
@@ -144,9 +144,10 @@ class Step:
             train_dataset=_labels_only(names),
             processing_class=processor,
         )
+        self.model: RobustCLIPModel = model
         self.wrapped = self.trainer.accelerator.prepare_model(model)
         self.trainer.create_optimizer()
-        self.batch = {
+        self.batch: dict[str, Any] = {
             "pixels": torch.rand(args.batch_size, 3, model.image_size, model.image_size),
             "labels": torch.randint(args.classes, (args.batch_size,)),
             "index": torch.arange(args.batch_size),
@@ -164,11 +165,11 @@ class Step:
 
     def encode_texts(self) -> None:
         """One pass of the texts that the objective sees, without gradient."""
-        embed_texts(self.trainer.model, self.trainer.processing_class.tokenizer, self.texts)
+        embed_texts(self.model, self.trainer.processing_class.tokenizer, self.texts)
 
     def encode_prompts(self) -> None:
         """One pass of all class prompts, without gradient."""
-        embed_texts(self.trainer.model, self.trainer.processing_class.tokenizer, self.prompts)
+        embed_texts(self.model, self.trainer.processing_class.tokenizer, self.prompts)
 
     @property
     def text_attack_seconds(self) -> float:

@@ -22,12 +22,16 @@ from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.protocol import Precision, Resolution, Templates
 from robust_clip.evaluation.records import percent
 from robust_clip.models import load_checkpoint, packaged_checkpoint
+from robust_clip.threat_model import Norm
+
+from .defence import Defence
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates every data set by every protocol, after all that can be refused beforehand has been looked at."""
+    defence = _defence(args)
     # Presets may share a protocol, which is then measured once.
-    protocols = list(dict.fromkeys(protocol for name in args.protocol for protocol in _protocols(name, args)))
+    protocols = list(dict.fromkeys(protocol for name in args.protocol for protocol in _protocols(name, args, defence)))
     for protocol in protocols:
         protocol.require_packages()
     if args.records:
@@ -46,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     loaded, processor = load_checkpoint(args.model)
     model: Any = loaded.to(state.device)
     revision = checkpoint_revision(packaged_checkpoint(args.model), model)
+    adapted = defence.inner_problem(model, processor.tokenizer) if defence else None
     rows = [
         evaluate_robustness(
             model,
@@ -59,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             on_bad_image=args.on_bad_image,
             num_workers=args.num_workers,
             revision=revision,
+            inner_problem=adapted if protocol.objective else None,
             thorough=args.checks,
             examples=args.examples,
         )
@@ -70,10 +76,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _protocols(name: str, args: argparse.Namespace) -> list[Protocol]:
+def _defence(args: argparse.Namespace) -> Defence | None:
+    """The objective that attacks are adapted to; naming it and making attacks climb it go together."""
+    if args.attack_loss is None:
+        if args.objective or args.teacher:
+            raise ValueError(
+                "no attack climbs an objective unless it is told to: add --attack_loss objective, or leave out "
+                "--objective and --teacher"
+            )
+        return None
+    if args.objective is None:
+        raise ValueError("--attack_loss objective needs to know which: give --objective, such as --objective tecoa")
+    return Defence.read(args.objective, args.teacher)
+
+
+def _protocols(name: str, args: argparse.Namespace, defence: Defence | None) -> list[Protocol]:
     return get_protocols(
         name,
         epsilons=args.epsilon or (),
+        norm=args.norm,
+        objective=(defence.name, defence.description) if defence else None,
         masked_lm=args.masked_lm,
         samples=args.samples,
         resolution=args.resolution,
@@ -139,12 +161,16 @@ def add_parser(subparsers: Any) -> None:
     add("--split", default="test", help="split of every data set")
     add("--protocol", required=True, type=_commas, help=f"one or several of {', '.join(PRESETS)}")
     add("--epsilon", type=_commas, help="radii in place of the protocol's, such as 1/255,2/255,4/255")
+    add("--norm", choices=get_args(Norm), help="of the ball, in place of the protocol's; needs --epsilon")
+    add("--attack_loss", choices=("objective",), help="climb a training objective's loss, where an attack can")
+    add("--objective", help="that objective, as recipes write it: tecoa, or '{name: tima, ...}'")
+    add("--teacher", help="checkpoint that the objective compares with, where it does")
     add("--samples", type=int, help="images of each split, in place of the protocol's number")
     add("--resolution", choices=get_args(Resolution), help="grid of the perturbation, in place of the protocol's")
     add("--templates", choices=get_args(Templates), help="class prompts, in place of the protocol's")
     add("--temperature", type=float, help="what cosines are divided by, in place of the checkpoint's")
     add("--precision", choices=get_args(Precision), help="number format, in place of the protocol's fp32")
-    add("--compile", action="store_true", help="run the classifier through torch.compile")
+    add("--compile", action="store_true", help="run the vision tower through torch.compile")
     add("--masked_lm", help="masked language model of attacks on texts, in place of bert-base-uncased")
     add("--seed", type=int, default=0, help="of the choice of images and of random starts")
     add("--batch_size", type=int, default=64, help="images in a batch")

@@ -6,6 +6,9 @@ from .plots import plot_accuracy
 from .presets import PRESETS, get_protocol, get_protocols
 from .protocol import Protocol
 from .records import Row, Sample, read_samples
+from .retrieval import evaluate_retrieval
+from .retrieval_protocol import RetrievalProtocol
+from .retrieval_records import RetrievalRow
 from .revision import checkpoint_revision, weights_revision
 from .store import RecordStore, require_writable
 
@@ -13,10 +16,13 @@ __all__ = [
     "PRESETS",
     "Protocol",
     "RecordStore",
+    "RetrievalProtocol",
+    "RetrievalRow",
     "RobustAccuracy",
     "Row",
     "Sample",
     "checkpoint_revision",
+    "evaluate_retrieval",
     "evaluate_robustness",
     "get_protocol",
     "get_protocols",

@@ -14,6 +14,7 @@ from robust_clip.attacks import AttackRun, InnerProblem, Victim
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_texts, fill_templates, pool_templates
 from robust_clip.threat_model import ThreatModel
 
+from .adaptive import InnerProblemMaker, judged
 from .protocol import Precision, Protocol
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Bench:
         device: Of the classifier.
         attacked_prompts: From pixels to logits by attacked class prompts, for a protocol that attacks texts: what
             judges the attacked images then.
-        inner_problem: What an objective's own attack climbs, for protocols with the loss `objective`.
+        inner_problem: What attacks with the loss `objective` see and climb.
         prompts: Class prompts, each with what an attack on texts made of it.
     """
 
@@ -62,7 +63,7 @@ def set_up(
     templates: Sequence[str],
     protocol: Protocol,
     seed: int,
-    inner_problem: InnerProblem | None = None,
+    inner_problem: InnerProblemMaker | None = None,
 ) -> Bench:
     """The bench of a model: class embeddings are computed here, once, and class prompts attacked once.
 
@@ -73,7 +74,7 @@ def set_up(
         templates: Sentences with `{}` for the name.
         protocol: What is measured.
         seed: Of the attack on texts.
-        inner_problem: See `Bench`.
+        inner_problem: Makes what attacks with the loss `objective` see and climb.
 
     Raises:
         ValueError: If the weights have not the precision of the protocol.
@@ -86,18 +87,48 @@ def set_up(
 
     def classifier(texts: Sequence[str]) -> ZeroShotClassifier:
         class_embeds = pool_templates(encode(texts), len(class_names))
-        made = ZeroShotClassifier(model, class_embeds, batch_multiple=8, temperature=protocol.temperature)
-        if protocol.compiled:
-            made.compile(dynamic=True)
-        return made
+        return ZeroShotClassifier(model, class_embeds, batch_multiple=8, temperature=protocol.temperature)
 
     with numerics(protocol.precision, model.device.type):
         clean = classifier(prompts)
+        inner = judged(inner_problem(class_names, templates), clean, len(class_names)) if inner_problem else None
         if protocol.text_attack is None:
-            return Bench(clean, protocol, model.device, inner_problem=inner_problem)
+            return Bench(clean, protocol, model.device, inner_problem=inner)
         attacked = protocol.text_attack(encode, prompts, seed=seed)
         pairs = list(zip(prompts, attacked, strict=True))
-        return Bench(clean, protocol, model.device, classifier(attacked), inner_problem, pairs)
+        return Bench(clean, protocol, model.device, classifier(attacked), inner, pairs)
+
+
+@contextmanager
+def compiled_tower(model: RobustCLIPModel, wanted: bool) -> Iterator[None]:
+    """Run the vision tower through `torch.compile` meanwhile, for batches of any size; afterwards it is as before.
+
+    Resizing stays outside, since the backward pass of bicubic interpolation does not compile for sizes that vary
+    (PyTorch 2.13). Gradients reach the pixels and no parameter: a compiled backward pass computes all gradients that
+    it could be asked for.
+
+    Args:
+        model: Of the classifier.
+        wanted: Whether to compile; else nothing is done.
+    """
+    if not wanted:
+        yield
+        return
+    tower: Any = model.vision_model
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = vars(tower).get("forward")  # a forward of the instance, as hooks of other libraries set it
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        tower.forward = torch.compile(tower.forward, dynamic=True)
+        yield
+    finally:
+        if own is None:
+            vars(tower).pop("forward", None)
+        else:
+            tower.forward = own
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _warn_of_long_prompts(tokenizer: Any, prompts: Sequence[str]) -> None:

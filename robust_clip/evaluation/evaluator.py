@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
 
-from robust_clip.attacks import InnerProblem
 from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator, templates_for
 from robust_clip.models import RobustCLIPModel
 
-from .bench import Bench, set_up
+from .adaptive import InnerProblemMaker
+from .bench import Bench, compiled_tower, set_up
 from .cascade import Candidate, Cascade
 from .checks import Probe, battery, checked_samples, quick_checks
 from .gallery import Gallery
@@ -24,7 +25,8 @@ from .processes import Progress, on_main, process_state
 from .protocol import Protocol
 from .records import Row, Sample, latest
 from .revision import weights_revision
-from .store import Journal, RecordStore
+from .sampling import choose_rows
+from .store import Journal, RecordStore, _advice
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def evaluate_robustness(
     num_workers: int = 0,
     revision: str | None = None,
     model_id: str | None = None,
-    inner_problem: InnerProblem | None = None,
+    inner_problem: InnerProblemMaker | None = None,
     thorough: bool = False,
     examples: int = 0,
 ) -> Row:
@@ -66,51 +68,60 @@ def evaluate_robustness(
         num_workers: Processes that decode images, for each process that computes.
         revision: Identifies the weights, see `checkpoint_revision`; by default `weights_revision(model)`.
         model_id: What the row calls the model; by default where it was loaded from, which after training is its base.
-        inner_problem: What an objective's own attack climbs, for protocols whose attack loss is `objective`.
+        inner_problem: For a protocol whose attacks climb an objective: makes, of class names and templates, a
+            function that gives what they see and climb, of clean pixels and labels.
         thorough: Whether the whole battery of sanity checks is run, which attacks a few images many times over; a
-            short form is run in any case. What they find stands in the row.
+            short form is run in any case. What they find stands in the row, also in a finished one that is resumed.
         examples: Broken images, and attacked prompts, that are kept with the records, for reports to show.
 
     Returns:
         The row of results.
 
     Raises:
-        ValueError: If the data set has no classes, the weights have not the precision of the protocol, there are
-            records that cannot be gone on from, or an image cannot be read.
+        ValueError: If the data set has no classes, the weights have not the precision of the protocol, attacks climb
+            an objective and there is none or the other way round, there are records that cannot be gone on from, or an
+            image cannot be read.
         FloatingPointError: If logits or gradients are not finite.
     """
     names, templates = _prompts(dataset, protocol)
+    _require_inner_problem(protocol, inner_problem)
     protocol.require_packages()
     fitted, substituted = protocol.fit_to_classes(len(names))
-    identity = {
-        "model": {"id": model_id or _readable_id(model), "revision": revision or weights_revision(model)},
-        "dataset": _describe(dataset, names, templates),
-        **_describe_protocol(protocol, fitted, substituted),
-        "seed": seed,
-    }
+    chosen, otherwise = choose_rows(protocol, dataset, seed)
+    measured = {"id": model_id or _readable_id(model), "revision": revision or weights_revision(model)}
+    identity = {"model": measured, "dataset": _describe(dataset, names, templates), "seed": seed}
+    identity |= _describe_protocol(protocol, fitted, substituted + otherwise)
     store = RecordStore(records_dir, dataset.name, dataset.split, protocol) if records_dir is not None else None
-    row, known, seconds = on_main(partial(_open, store, identity, resume))
-    if row:
+    row, known, seconds, unchecked = on_main(partial(_open, store, identity, resume))
+    if row and not (thorough and unchecked and fitted.stages):
         return row
-    journal = Journal(store, part_size=batch_size)
-    done = [sample for sample in known if sample.through(len(fitted.stages))]
-    mine = _share(protocol.choose(len(dataset), seed), done)
     collator = PixelCollator(model.image_size, protocol.resolution_for(dataset.name), on_bad_image)
-    images = _load(Subset(dataset, mine), collator, batch_size, num_workers)
-    with eval_mode(model), Progress(len(mine), len(fitted.stages), f"{dataset.name} {protocol.folder}") as progress:
+    journal = Journal(store, part_size=batch_size)
+    with eval_mode(model), compiled_tower(model, fitted.compiled):
         bench = set_up(model, tokenizer, names, templates, fitted, seed, inner_problem)
-        findings = _check(bench, dataset, collator, seed, batch_size, thorough)
-        gallery = Gallery(store.folder if store and process_state().is_main_process else None, examples, names)
-        gallery.hang_texts(bench.prompts)
-        cascade = Cascade(bench, seed, batch_size, gallery)
-        for samples in _through(cascade, images, {sample.index: sample for sample in known}):
-            journal.add(samples)
-            progress.add(samples)
+        findings, by_battery = _check(bench, dataset, collator, chosen, seed, batch_size, thorough)
+        if row:
+            return on_main(partial(_amend, store, row, findings, by_battery))
+        mine = _share(chosen, known, len(fitted.stages))
+        images = _load(Subset(dataset, mine), collator, batch_size, num_workers)
+        cascade = Cascade(bench, seed, batch_size, _gallery(store, examples, names, bench))
+        with Progress(len(mine), len(fitted.stages), f"{dataset.name} {protocol.folder}") as progress:
+            for samples in _through(cascade, images, {sample.index: sample for sample in known}):
+                journal.add(samples)
+                progress.add(samples)
     journal.flush()
     samples = latest(known + gather_object(journal.samples))
     findings += checked_samples(fitted, samples, undefended=not (model.config.robustness or {}).get("attack"))
     seconds += sum(gather_object([journal.seconds]))
-    return on_main(partial(_close, store, Row.measured(identity, samples, seconds, findings), samples))
+    return on_main(partial(_close, store, Row.measured(identity, samples, seconds, findings), samples, by_battery))
+
+
+def _require_inner_problem(protocol: Protocol, inner_problem: InnerProblemMaker | None) -> None:
+    if (protocol.objective is None) != (inner_problem is None):
+        raise ValueError(
+            f"protocol {protocol.name!r} climbs {protocol.objective or 'no objective'}: give the inner problem of an "
+            "objective to a protocol whose attacks climb it, and to no other"
+        )
 
 
 def _load(
@@ -194,46 +205,74 @@ def _readable_id(model: RobustCLIPModel) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def _share(chosen: Sequence[int], done: Sequence[Sample]) -> list[int]:
+def _share(chosen: Sequence[int], known: Sequence[Sample], attacks: int) -> Sequence[int]:
     """This process's share of the images that are left."""
-    finished = {sample.index for sample in done}
-    left = [index for index in chosen if index not in finished]
+    done = {sample.index for sample in known if sample.through(attacks)}
+    left = [index for index in chosen if index not in done]
     state = process_state()
     return left[state.process_index :: state.num_processes]
 
 
-def _open(store: RecordStore | None, identity: dict[str, Any], resume: bool) -> tuple[Row | None, list[Sample], float]:
-    """A finished row if there is one, or the states of samples of an interrupted run and the seconds they took."""
+def _open(
+    store: RecordStore | None, identity: dict[str, Any], resume: bool
+) -> tuple[Row | None, list[Sample], float, bool]:
+    """A finished row, or the samples and seconds of an interrupted run; and whether the battery is yet to be run."""
     if store is None:
-        return None, [], 0.0
+        return None, [], 0.0, True
     row = store.begin(identity, resume)
     if row:
-        logger.info("%s is measured already; its checks are those of that run", store.folder)
-    return (row, [], 0.0) if row else (None, *store.read_parts())
+        logger.info("%s is measured already", store.folder)
+        return row, [], 0.0, not store.has_battery()
+    return None, *store.read_parts(), True
 
 
-def _close(store: RecordStore | None, row: Row, samples: Sequence[Sample]) -> Row:
+def _close(store: RecordStore | None, row: Row, samples: Sequence[Sample], by_battery: Sequence[str] | None) -> Row:
     """The row, written if there is a store."""
     if store:
-        store.finish(row, samples)
+        store.finish(row, samples, by_battery)
     return row
 
 
+def _amend(
+    store: RecordStore | None, row: Row, findings: Sequence[str], by_battery: Sequence[str] | None
+) -> Row:
+    """A finished row with what the battery found, in the order of a row that was measured with it."""
+    amended = replace(row, checks=[*findings, *(finding for finding in row.checks if finding not in findings)])
+    if store and by_battery is not None:
+        store.amend(amended, by_battery)
+    return amended
+
+
+def _gallery(store: RecordStore | None, examples: int, names: Sequence[str], bench: Bench) -> Gallery:
+    """Where examples are kept: by the main process, with the attacked prompts in it."""
+    gallery = Gallery(store.folder if store and process_state().is_main_process else None, examples, names)
+    with _advice("the examples"):
+        gallery.hang_texts(bench.prompts)
+    return gallery
+
+
 def _check(
-    bench: Bench, dataset: ImageDataset, collator: PixelCollator, seed: int, batch_size: int, thorough: bool
-) -> list[str]:
-    """What sanity checks find on the first images of those that are measured, on every process the same."""
+    bench: Bench,
+    dataset: ImageDataset,
+    collator: PixelCollator,
+    chosen: Sequence[int],
+    seed: int,
+    batch_size: int,
+    thorough: bool,
+) -> tuple[list[str], list[str] | None]:
+    """What checks find on the first of the images, on every process the same, and which of it the battery found."""
     if not bench.protocol.stages:
-        return []
-    rows = bench.protocol.choose(len(dataset), seed)[: 32 if thorough else 8]
+        return [], None
+    rows = chosen[: 32 if thorough else 8]
     singles = [single for row in rows if len((single := collator([dataset[row]]))["labels"])]
     singles = [single for single in singles if single["pixels"].shape == singles[0]["pixels"].shape]
     if not singles:
-        return []
+        return [], None
     names = ("pixels", "labels", "index")
     pixels, labels, indices = (torch.cat([single[name] for single in singles]) for name in names)
     probe = Probe(bench, pixels.to(bench.device), labels.to(bench.device), indices.tolist(), seed, batch_size)
-    findings = quick_checks(probe) + (battery(probe) if thorough else [])
+    by_battery = battery(probe) if thorough else None
+    findings = quick_checks(probe) + (by_battery or [])
     for finding in findings:
         logger.warning("%s: %s", dataset.name, finding)
-    return findings
+    return findings, by_battery

@@ -1,13 +1,31 @@
-"""Named protocols: general ones, and those of the papers, each with where its constants come from."""
+"""Named protocols: general ones, and those of the papers, each with where its constants come from.
+
+Two names are easily mixed up. `cw` is what papers on robust CLIP call CW: PGD on the margin loss, inside a ball of a
+fixed radius. `cw_l2` is the attack of Carlini and Wagner themselves, which looks for the smallest change in l2; an
+image counts as broken if it finds one inside the ball.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from robust_clip.attacks import APGD, LEAF, PGD, VERSIONS, AttackRun, BERTAttack, Square, TextAttack, WordList
-from robust_clip.threat_model import ThreatModel
+from robust_clip.attacks import (
+    APGD,
+    LEAF,
+    PGD,
+    VERSIONS,
+    AttackRun,
+    BERTAttack,
+    CarliniWagner,
+    Square,
+    TextAttack,
+    WordList,
+)
+from robust_clip.threat_model import Norm, ThreatModel
 
+from .adaptive import climb_objective
 from .protocol import Precision, Protocol, Resolution, SampleChoice, Templates
+from .variants import threat_models, with_masked_lm
 
 _ONE, _FOUR = ThreatModel("linf", "1/255"), ThreatModel("linf", "4/255")
 
@@ -26,8 +44,8 @@ def _pgd(steps: int) -> Protocol:
 
 
 def _of_paper(name: str, attacks: Sequence[AttackRun], source: str, **fields: Any) -> Protocol:
-    settings: dict[str, Any] = {"threat_model": _ONE, "resolution": "listed"} | fields
-    return Protocol(name, version=1, attacks=tuple(attacks), source=source, **settings)
+    settings: dict[str, Any] = {"version": 1, "threat_model": _ONE, "resolution": "listed"} | fields
+    return Protocol(name, attacks=tuple(attacks), source=source, **settings)
 
 
 _TECOA_PAIR = (AttackRun(APGD(), "cross_entropy"), AttackRun(APGD(), "dlr"))
@@ -67,6 +85,18 @@ PRESETS: dict[str, tuple[Protocol, ...]] = {
             source="PGD-100 on the margin loss, which papers on robust CLIP call CW; the step of epsilon/4 is ours",
         ),
     ),
+    "cw_l2": (
+        Protocol(
+            "cw_l2",
+            version=1,
+            attacks=(AttackRun(CarliniWagner(), "margin"),),
+            threat_model=ThreatModel("l2", 0.5),
+            source=(
+                "Carlini and Wagner (1608.04644), their own l2 attack with 9 runs of 1000 steps (theirs: 10,000), and "
+                "not the PGD that papers on robust CLIP call CW; the radius is RobustBench's for CIFAR-10"
+            ),
+        ),
+    ),
     "apgd_ce": (Protocol("apgd_ce", 1, (AttackRun(APGD()),), _ONE, source="first component of AutoAttack"),),
     "apgd_t": (
         Protocol("apgd_t", 1, (AttackRun(APGD(targets=9), "dlr"),), _ONE, source="second component of AutoAttack"),
@@ -94,10 +124,14 @@ PRESETS: dict[str, tuple[Protocol, ...]] = {
         _of_paper(
             "robustbench_imagenet",
             VERSIONS["standard"],
-            "RobustBench (2010.09670), ImageNet linf; its 5000 images are a fixed list, ours are drawn by the seed",
+            # Version 1 drew its images by the seed. Where the data set's files have lost their names, so does this,
+            # and the row says so.
+            f"RobustBench (2010.09670), ImageNet linf, with its fixed list of 5000 images{_RESIZED}",
+            version=2,
             threat_model=_FOUR,
             resolution="model",
             samples=5000,
+            sample_choice="robustbench",
         ),
     ),
     "tecoa": (_of_paper("tecoa", _TECOA_PGD, _TECOA),),
@@ -159,15 +193,24 @@ def get_protocols(
     name: str,
     *,
     epsilons: Sequence[float | str] = (),
+    norm: Norm | None = None,
+    objective: tuple[str, str] | None = None,
     masked_lm: str | None = None,
     **fields: Any,
 ) -> list[Protocol]:
     """The protocols of a preset, with what is not `None` in place of their own fields.
 
+    A step of a fixed size is tied to the norm that its paper measures in: in l2, PGD with a step of 1/255 would hardly
+    move, and the same share of another ball is a choice that no paper made. So a preset with such a step takes no
+    other norm; `pgd20`, `pgd100` and `cw`, whose step is epsilon / 4, the attacks of AutoAttack, and `fare` do.
+
     Args:
         name: Key of `PRESETS`.
-        epsilons: Radii in the preset's norm, each a number or text such as `"4/255"`; every protocol that attacks
-            images is run at each of them, in place of its own.
+        epsilons: Radii, each a number or text such as `"4/255"`; every protocol that attacks images is run at each of
+            them, in place of its own.
+        norm: Of the threat model, in place of the preset's; another norm needs `epsilons` too.
+        objective: Name and description of a training objective, whose loss the attacks climb that can; see
+            `climb_objective`.
         masked_lm: Hub id or path of the masked language model of attacks on texts that use one.
         fields: Fields of `Protocol`: `resolution`, `samples`, `sample_choice`, `templates`, `precision`,
             `temperature`, `compiled`.
@@ -179,24 +222,35 @@ def get_protocols(
     Example:
         >>> [str(protocol.threat_model) for protocol in get_protocols("pgd20", epsilons=["1/255", "4/255"])]
         ['linf 1/255', 'linf 4/255']
+        >>> print(get_protocols("apgd_ce", norm="l2", epsilons=[0.5])[0].threat_model)
+        l2 0.5
     """
     if name not in PRESETS:
         raise ValueError(f"unknown protocol {name!r}, known: {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    if epsilons and not any(protocol.threat_model for protocol in preset):
-        raise ValueError(f"protocol {name!r} does not attack images, so it takes no epsilon, got {list(epsilons)}")
-    fields = {field: value for field, value in fields.items() if value is not None}
+    if (epsilons or norm) and not any(protocol.threat_model for protocol in preset):
+        raise ValueError(
+            f"protocol {name!r} does not attack images, so it takes no epsilon and no norm, got "
+            f"{list(epsilons) or norm!r}"
+        )
     if masked_lm is not None:
-        preset = tuple(_with_masked_lm(protocol, masked_lm) for protocol in preset)
-        if preset == PRESETS[name] and not any(isinstance(p.text_attack, BERTAttack) for p in preset):
+        if not any(isinstance(protocol.text_attack, BERTAttack) for protocol in preset):
             raise ValueError(f"no attack of protocol {name!r} uses a masked language model, got {masked_lm!r}")
-    found = []
-    for protocol in preset:
-        if protocol.threat_model and epsilons:
-            threats = [ThreatModel(protocol.threat_model.norm, epsilon) for epsilon in epsilons]
-            found += [replace(protocol, threat_model=threat, **fields) for threat in threats]
-        else:
-            found.append(replace(protocol, **fields))
+        preset = tuple(with_masked_lm(protocol, masked_lm) for protocol in preset)
+    if objective is not None:
+        adapted = tuple(climb_objective(protocol, *objective) for protocol in preset)
+        if adapted == preset:
+            raise ValueError(
+                f"no attack of protocol {name!r} can climb an objective's loss; PGD and untargeted APGD can, as in "
+                "pgd20, pgd100 and apgd_ce"
+            )
+        preset = adapted
+    given = {field: value for field, value in fields.items() if value is not None}
+    found = [
+        replace(protocol, threat_model=threat_model, **given)
+        for protocol in preset
+        for threat_model in threat_models(protocol, norm, epsilons)
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -204,6 +258,7 @@ def get_protocol(
     name: str,
     *,
     epsilon: float | str | None = None,
+    norm: Norm | None = None,
     resolution: Resolution | None = None,
     samples: int | None = None,
     sample_choice: SampleChoice | None = None,
@@ -222,6 +277,7 @@ def get_protocol(
     found = get_protocols(
         name,
         epsilons=[] if epsilon is None else [epsilon],
+        norm=norm,
         resolution=resolution,
         samples=samples,
         sample_choice=sample_choice,
@@ -232,10 +288,3 @@ def get_protocol(
         names = ", ".join(dict.fromkeys(protocol.name for protocol in found))
         raise ValueError(f"{name!r} is several protocols ({names}); use get_protocols")
     return found[0]
-
-
-def _with_masked_lm(protocol: Protocol, masked_lm: str) -> Protocol:
-    attack = protocol.text_attack
-    if not isinstance(attack, BERTAttack):
-        return protocol
-    return replace(protocol, text_attack=replace(attack, masked_lm=masked_lm))

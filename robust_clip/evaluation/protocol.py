@@ -9,7 +9,7 @@ from robust_clip.attacks import AttackRun, TextAttack, fit_to_classes
 from robust_clip.threat_model import ThreatModel
 
 Resolution = Literal["native", "model", "listed"]
-SampleChoice = Literal["random", "first"]
+SampleChoice = Literal["random", "first", "robustbench"]
 Templates = Literal["single", "ensemble", "clip"]
 Precision = Literal["fp32", "bf16"]
 
@@ -31,17 +31,21 @@ class Protocol:
             for the data sets in `native_datasets`, the model's for all others, as the papers' code does it.
         native_datasets: For `listed`, names of data sets.
         samples: How many images; `None` for all, which is also what a number above the size of the split gives.
-        sample_choice: Which ones: drawn by the seed, or the first of the split.
+        sample_choice: Which ones: drawn by the seed, the first of the split, or the first of RobustBench's list for
+            ImageNet, which are found by the names of their files, see `choose_rows`.
         templates: `single`: the first template of the data set. `ensemble`: the mean over all its templates or, where
             it has but one, over the package's ensemble for it. `clip`: the mean over CLIP's published list for it.
         precision: `fp32`, with TF32 and autocast off, or `bf16` autocast. In reduced precision gradients are noisy
             and attacks weaker, so that the number may flatter the model.
         temperature: What cosines are divided by, in place of the checkpoint's.
-        compiled: Whether the classifier runs through `torch.compile`; rounding differs from the uncompiled one's.
+        compiled: Whether the vision tower runs through `torch.compile`; rounding differs from the uncompiled one's.
+        objective: The training objective that attacks with the loss `objective` climb, in words: its parameters and
+            its teacher. There is one if and only if there are such attacks.
         source: Where the constants come from.
 
     Raises:
-        ValueError: If a field has no such value, or attacks and threat model are not given together.
+        ValueError: If a field has no such value, attacks and threat model are not given together, or an attack cannot
+            keep to the threat model's norm or climbs an objective that is not named.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Protocol:
     precision: Precision = "fp32"
     temperature: float | None = None
     compiled: bool = False
+    objective: str | None = None
     source: str = "ours"
 
     def __post_init__(self) -> None:
@@ -77,6 +82,17 @@ class Protocol:
             raise ValueError(
                 f"a threat model is needed with attacks and without them means nothing: protocol {self.name!r} has "
                 f"{len(self.attacks)} attacks and threat model {self.threat_model}"
+            )
+        for run in self.attacks:
+            if self.threat_model and self.threat_model.norm not in run.attack.norms:
+                raise ValueError(
+                    f"{type(run.attack).__name__} keeps to {' or '.join(run.attack.norms)} alone: protocol "
+                    f"{self.name!r} has the threat model {self.threat_model}"
+                )
+        if any(run.loss == "objective" for run in self.attacks) != (self.objective is not None):
+            raise ValueError(
+                f"an objective is named where attacks climb it and nowhere else: protocol {self.name!r} has the "
+                f"attacks {', '.join(map(str, self.attacks)) or 'none'} and the objective {self.objective}"
             )
 
     @property
@@ -136,7 +152,10 @@ class Protocol:
         return "-".join(parts)
 
     def choose(self, size: int, seed: int) -> list[int]:
-        """Positions of the images to evaluate, ascending, in a split of `size` images."""
+        """Positions of the images to evaluate, ascending, in a split of `size` images.
+
+        Images of a list are for `choose_rows` to find; here they are drawn by the seed.
+        """
         if self.samples is None or self.samples >= size:
             return list(range(size))
         if self.sample_choice == "first":
@@ -157,6 +176,8 @@ class Protocol:
             rare["temperature"] = self.temperature
         if self.compiled:
             rare["compiled"] = True
+        if self.objective is not None:
+            rare["objective"] = self.objective
         return rare | {
             "name": self.name,
             "version": self.version,

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from .records import Row, Sample, latest, read_samples, write_json, write_sample
 
 class RecordStore:
     """The folder of one evaluation: `parts/` while it runs, then `samples.parquet` and `row.json`.
+
+    `battery.json` beside them says that the row's checks include the whole battery, and what that found.
 
     Args:
         root: Folder for all records of a model.
@@ -30,6 +32,7 @@ class RecordStore:
         self._parts = self.folder / "parts"
         self._identity = self.folder / "identity.json"
         self._row = self.folder / "row.json"
+        self._battery = self.folder / "battery.json"
 
     def require_new(self) -> None:
         """Refuse a folder that holds results.
@@ -64,8 +67,9 @@ class RecordStore:
                 raise ValueError(f"{self.folder} holds another evaluation: {differences}. Give another directory")
             if self._row.exists():
                 return Row.read(self._row)
-        self._parts.mkdir(exist_ok=True)
-        write_json(self._identity, identity)
+        with _advice(self.folder):
+            self._parts.mkdir(exist_ok=True)
+            write_json(self._identity, identity)
         return None
 
     def append(self, samples: list[Sample], seconds: float) -> None:
@@ -85,13 +89,35 @@ class RecordStore:
             seconds += float(notes["seconds"])
         return latest(samples), seconds
 
-    def finish(self, row: Row, samples: Iterable[Sample]) -> None:
-        """Put the table of samples and the row in place of the parts."""
+    def finish(self, row: Row, samples: Iterable[Sample], battery: Sequence[str] | None = None) -> None:
+        """Put the table of samples and the row in place of the parts.
+
+        Args:
+            row: With everything that checks found.
+            samples: All of them.
+            battery: What the whole battery found, if it was run.
+        """
         with _advice(self.folder):
+            self._battery.unlink(missing_ok=True)  # of a run that was killed before its row was written
+            if battery is not None:
+                self._write_battery(battery)
             write_samples(self.folder / "samples.parquet", samples)
             row.write(self._row)
         self._identity.unlink()
         shutil.rmtree(self._parts)
+
+    def amend(self, row: Row, battery: Sequence[str]) -> None:
+        """Put a row with the findings of the battery in place of the finished one."""
+        with _advice(self.folder):
+            row.write(self._row)
+            self._write_battery(battery)
+
+    def has_battery(self) -> bool:
+        """Whether the checks of the row include the whole battery."""
+        return self._battery.exists()
+
+    def _write_battery(self, findings: Sequence[str]) -> None:
+        write_json(self._battery, {"found": list(findings)})
 
     def _has_results(self) -> bool:
         return self._row.exists() or any(self._parts.glob("part-*.parquet"))
@@ -136,13 +162,17 @@ class Journal:
 
 
 @contextmanager
-def _advice(folder: Path) -> Iterator[None]:
-    """Say what to do where a write fails in the middle of a run."""
+def _advice(place: str | Path) -> Iterator[None]:
+    """Say what to do where a write fails in the middle of a run.
+
+    Raises:
+        ValueError: If it does; with the `place` that could not be written to.
+    """
     try:
         yield
     except OSError as error:
         raise ValueError(
-            f"cannot write to {folder} ({error.strerror}); what was written before is whole: make room, then go on "
+            f"cannot write to {place} ({error.strerror}); what was written before is whole: make room, then go on "
             "with --resume"
         ) from error
 

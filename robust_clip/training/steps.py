@@ -87,7 +87,7 @@ def default_adaptation(objective: Objective) -> FullFineTuning:
     return FullFineTuning(towers, logit_scale=objective.trains_logit_scale)
 
 
-def set_text_learning_rate(optimizer: torch.optim.Optimizer, model: RobustCLIPModel, learning_rate: float) -> None:
+def set_text_learning_rate(optimizer: torch.optim.Optimizer, model: Any, learning_rate: float) -> None:
     """Gives the parameters of the text tower a learning rate of their own.
 
     Raises:
@@ -203,7 +203,7 @@ def training_record(
         }
         record |= {"attack": type(attack).__name__, "attack parameters": parameters, "threat model": str(threat_model)}
     if text_attack is not None:
-        told: Any = asdict(text_attack)  # type: ignore[call-overload]
+        told: Any = asdict(text_attack)
         record |= {"text attack": type(text_attack).__name__, "text attack parameters": told}
     if train_dataset is not None:
         sources = train_dataset.sources if isinstance(train_dataset, Mixture) else [train_dataset]

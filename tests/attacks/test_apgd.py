@@ -147,19 +147,22 @@ def test_the_end_is_the_first_iterate_that_fools_else_the_highest(threat_model, 
         calls.clear()
         generators = sample_generators(0, [index])
         adversarial = APGD(steps=20)(network, pixels[one], loss, threat_model, generators)
-        seen = [image for image, _ in calls]
+        seen = [image for image, wants_gradient in calls if wants_gradient]
         verdicts = [labelled and bool(loss.fooled(network(image))) for image in seen]
         losses = [loss(network(image)).item() for image in seen]
         chosen = verdicts.index(True) if any(verdicts) else int(np.argmax(losses))
         assert torch.equal(adversarial, seen[chosen])
         assert len(seen) == (chosen + 1 if any(verdicts) else 21)
+        looks = [image for image, wants_gradient in calls if not wants_gradient]
+        assert len(looks) == any(verdicts)
+        assert all(torch.equal(image, seen[chosen]) for image in looks)
         ends.append(any(verdicts))
     assert not labelled or 0 < sum(ends) < 8
 
 
 @pytest.mark.parametrize("targets", [None, 3])
 def test_only_standing_samples_cost_passes(targets, watched, images):
-    """Each call holds the samples that need it when they are attacked alone, and none is made for nothing."""
+    """Each step holds the samples that need it when they are attacked alone, and none is made for nothing."""
     network, calls = watched
     pixels, threat_model = images(12, 5, 5), ThreatModel("linf", "2/255")
     labels = network(pixels).argmax(dim=1)
@@ -170,14 +173,15 @@ def test_only_standing_samples_cost_passes(targets, watched, images):
         calls.clear()
         one = slice(index, index + 1)
         attack(network, pixels[one], DLR(labels[one]), threat_model, sample_generators(0, [index]))
-        alone.append(len(calls))
+        alone.append(sum(wants_gradient for _, wants_gradient in calls))
     calls.clear()
-    run(attack, network, pixels, DLR(labels), threat_model)
-    assert [len(image) for image, _ in calls] == [sum(count > call for count in alone) for call in range(max(alone))]
+    adversarial = run(attack, network, pixels, DLR(labels), threat_model)
+    steps, looks = ([len(image) for image, wants in calls if wants == kind] for kind in (True, False))
+    assert steps == [sum(count > step for count in alone) for step in range(attack.gradient_passes)]
     assert len(set(alone)) > 3
-    # Only the clean images, whose classes are ranked, are passed without a gradient.
-    ranking = [False] if targets else []
-    assert [wants_gradient for _, wants_gradient in calls] == ranking + [True] * attack.gradient_passes
+    # Without a gradient: the clean images, whose classes are ranked, and one more look at each sample that leaves.
+    fooled = (network(adversarial).argmax(dim=1) != labels).sum()
+    assert sum(looks) == fooled + (12 if targets else 0)
 
 
 @every_threat

@@ -21,6 +21,7 @@ from robust_clip.attacks import (
     Square,
     sample_generators,
 )
+from robust_clip.attacks.base import Problem
 from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel
 
@@ -223,3 +224,58 @@ def test_a_loss_without_labels_is_refused(attack, linear_victim, images):
     loss = EmbeddingDistance(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="loss with labels.* got EmbeddingDistance"):
         attack(linear_victim(8, 8), images(1), loss, ThreatModel("l2", 0.1), sample_generators(0, [0]))
+
+
+class Startled:
+    """Sure of its class, but for one call, in which it takes every image for the other."""
+
+    def __init__(self, victim, startled_at):
+        self.victim, self.startled_at, self.calls = victim, startled_at, []
+
+    def __call__(self, pixels):
+        logits = self.victim(pixels) + torch.tensor([1000.0, 0.0])
+        startled = len(self.calls) == self.startled_at
+        self.calls.append(len(pixels))
+        return logits.flip(1) if startled else logits
+
+
+# An ensemble lets a sample leave between its components, each of which is held to this by itself.
+@pytest.mark.parametrize("attack", [attack for attack in CONTRACT if not isinstance(attack, AutoAttack)], ids=repr)
+def test_one_lucky_draw_ends_no_search(attack, linear_victim, images):
+    """A random model is fooled by chance sooner or later; a sample leaves when a second look confirms it."""
+    (threat_model, *_), pixels = NORMS.get(type(attack), THREATS), images(2)
+    loss = CrossEntropy(torch.zeros(2, dtype=torch.long))
+
+    def calls(startled_at):
+        victim = Startled(linear_victim(8, 8), startled_at)
+        attack(victim, pixels, loss, threat_model, sample_generators(0, range(2)))
+        return victim.calls
+
+    undisturbed = calls(None)
+    assert set(undisturbed) == {2}
+    for startled_at in range(len(undisturbed)):
+        assert sum(calls(startled_at)) >= sum(undisturbed)
+
+
+@pytest.mark.parametrize("attack", [attack for attack in CONTRACT if not isinstance(attack, AutoAttack)], ids=repr)
+def test_a_second_look_changes_nothing_for_a_model_that_is_sure_and_costs_little(
+    attack, curved_victim, images, monkeypatch
+):
+    """A few forward passes of those samples that fall, and the same images bit for bit."""
+    (threat_model, *_), victim, pixels, rows = NORMS.get(type(attack), THREATS), curved_victim(8, 8), images(8), []
+    victim.dropout.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    loss = CrossEntropy(labels_of(pixels))
+
+    def run():
+        rows.clear()
+        adversarial = attack(victim, pixels, loss, threat_model, sample_generators(0, range(8)))
+        return adversarial, sum(rows)
+
+    adversarial, cost = run()
+    fooled = int(loss.fooled(victim.eval()(adversarial)).sum())
+    monkeypatch.setattr(Problem, "confirm", lambda problem, images, fooled: fooled)
+    unconfirmed, cost_before = run()
+    assert torch.equal(adversarial, unconfirmed)
+    assert 2 < fooled < 8
+    assert cost - cost_before <= 2 * fooled + max(0, getattr(attack, "restarts", 1) - 1) * 8
+    assert cost > cost_before or isinstance(attack, FGSM | PGD)

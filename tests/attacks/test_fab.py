@@ -112,7 +112,7 @@ def test_breaks_whom_the_package_breaks(norm, epsilon, targets, restarts, convol
 
 @every_threat
 def test_samples_leave_when_they_are_fooled(threat_model, curved_victim, images):
-    """Each costs a step's two passes until then; a misclassified image comes back as it is, and costs one."""
+    """Each costs a step's two passes until then, and a second look; a misclassified image comes back as it is."""
     victim, pixels = curved_victim(8, 8).eval(), images(8)
     labels = victim(pixels).argmax(dim=1)
     labels[4] = 1 - labels[4]
@@ -126,9 +126,11 @@ def test_samples_leave_when_they_are_fooled(threat_model, curved_victim, images)
     assert torch.equal(adversarial[4], pixels[4])
     assert steps[0] == 7
     assert steps == sorted(steps, reverse=True)
-    assert passes[: len(steps) + 1] == [8, *steps]
+    assert passes[:2] == [8, 1]
     assert fooled.sum() > 2
     assert len(steps) < 12 or steps[-1] == 8 - fooled.sum()
+    projections = steps[-1] if len(steps) == 12 else 0
+    assert sum(passes) == 8 + sum(steps) + fooled.sum() + projections
 
 
 def test_search_ends_when_nobody_stands(convolutional):
@@ -255,3 +257,23 @@ def test_bad_fields_are_refused(fields, message):
     """At construction, with or without the package."""
     with pytest.raises(ValueError, match=message):
         FAB(**fields)
+
+
+@pytest.mark.parametrize("startled_at", [1, 2, 3])
+def test_one_lucky_draw_inside_the_ball_ends_no_search(startled_at, linear_victim, images):
+    """Its gradients lead to a boundary that is near, and it is never fooled there but for one call."""
+    victim, pixels, looks, steps = linear_victim(8, 8), images(2) * 0.2 + 0.4, [], []
+
+    def forward(pixels):
+        logits = victim(pixels)
+        if pixels.requires_grad:
+            steps.append(len(pixels))
+            return logits
+        looks.append(len(pixels))
+        sure = torch.tensor([[1.0, 0.0]]).expand(len(pixels), 2)
+        return sure.flip(1) if len(looks) == startled_at + 1 else sure
+
+    loss, generators = CrossEntropy(torch.zeros(2, dtype=torch.long)), sample_generators(0, range(2))
+    FAB(steps=4, targets=1)(forward, pixels, loss, ThreatModel("l2", 20), generators)
+    assert steps == [2] * 4
+    assert looks == [2] * (1 + 4 + 1 + 1)

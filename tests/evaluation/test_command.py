@@ -7,6 +7,8 @@ import pytest
 
 from robust_clip.cli import evaluate
 
+ADAPTED = ["--attack_loss", "objective"]
+
 
 @pytest.fixture
 def command(trained_checkpoint, faint_folder):
@@ -62,9 +64,60 @@ def test_what_presets_share_is_measured_once(command, capsys, tmp_path):
         (["--split", "validation"], "has no split 'validation'"),
         (["--datasets", "cifar11"], "No data set 'cifar11'"),
         (["--records", "/dev/null/records"], "cannot write to /dev/null/records"),
+        (["--norm", "l2"], "a radius of linf means nothing in l2: give an epsilon"),
+        (["--protocol", "tecoa", "--norm", "l2", "--epsilon", "0.5"], "has steps of 1/255 in linf, which mean"),
+        (["--protocol", "cw_l2", "--norm", "linf", "--epsilon", "4/255"], "CarliniWagner keeps to l2 alone"),
+        (["--objective", "tecoa"], "no attack climbs an objective unless it is told to: add --attack_loss objective"),
+        (["--teacher", "nano_clip"], "no attack climbs an objective unless it is told to"),
+        (ADAPTED, "needs to know which: give --objective"),
+        ([*ADAPTED, "--objective", "nope"], "Unknown objective 'nope'; known: .*tecoa"),
+        ([*ADAPTED, "--objective", "{name: tecoa, weight: 1}"], "Unknown key 'weight' in section objective"),
+        ([*ADAPTED, "--objective", "clean"], "Clean does not look at attacked images"),
+        ([*ADAPTED, "--objective", "contrastive"], "Contrastive contrasts captions"),
+        ([*ADAPTED, "--objective", "fare"], "FARE compares with the checkpoint .* give it as --teacher"),
+        ([*ADAPTED, "--objective", "tecoa", "--teacher", "nano_clip"], "TeCoA has no use for a teacher"),
+        ([*ADAPTED, "--objective", "tecoa", "--protocol", "square"], "no attack of protocol 'square' can climb"),
     ],
 )
 def test_mistakes_are_answered_before_the_model_is_loaded(command, arguments, message, monkeypatch):
     monkeypatch.setattr(evaluate, "load_checkpoint", None)
     with pytest.raises(ValueError, match=message):
         command(*arguments)
+
+
+def test_attacks_climb_the_objective_that_is_named(command, capsys, trained_checkpoint):
+    def rows(*objective):
+        command("--protocol", "pgd20,tecoa_aa", *ADAPTED, "--format", "json", *objective)
+        return json.loads(capsys.readouterr().out)
+
+    first, second = rows("--objective", "tecoa")
+    assert first["protocol"]["name"] == "pgd20_objective_tecoa"
+    assert (first["attacks"], first["protocol"]["objective"]) == (["1-pgd-objective"], "TeCoA()")
+    assert (second["protocol"]["name"], second["attacks"]) == ("tecoa_aa_objective_tecoa", ["1-apgd-objective"])
+    row, _ = rows("--objective", "{name: fare, clean_weight: 0.5}", "--teacher", str(trained_checkpoint))
+    assert row["protocol"]["objective"].startswith("FARE(clean_weight=0.5, ")
+    assert ", teacher trained_clip (sha256:" in row["protocol"]["objective"]
+
+
+def test_the_command_says_which_images_it_measured(command, capsys):
+    command("--protocol", "robustbench_imagenet", "--resolution", "native", "--epsilon", "0.5")
+    printed = capsys.readouterr().out
+    assert "robustbench_imagenet v2" in printed
+    assert "robustbench_imagenet: 3 images drawn by the seed in place of RobustBench's: of its 3, 0 were" in printed
+
+
+def test_balls_may_be_round(command, capsys):
+    command("--protocol", "pgd20,apgd_ce", "--norm", "l2", "--epsilon", "0.5,1", "--format", "json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["threat_model"] for row in rows] == ["l2 0.5", "l2 1"] * 2
+
+
+def test_a_finished_row_can_be_checked_afterwards(command, capsys, tmp_path):
+    arguments = ["--records", str(tmp_path), "--protocol", "pgd20", "--epsilon", "0.1/255"]
+    command(*arguments)
+    before = json.loads(next(tmp_path.rglob("row.json")).read_text())
+    command(*arguments, "--resume", "--checks")
+    after = json.loads(next(tmp_path.rglob("row.json")).read_text())
+    assert json.loads(next(tmp_path.rglob("battery.json")).read_text()).keys() == {"found"}
+    assert {**after, "checks": None} == {**before, "checks": None}
+    assert set(before["checks"]) <= set(after["checks"])

@@ -10,13 +10,11 @@ from dataclasses import replace
 
 import datasets
 import pytest
-import torch
 from PIL import Image
 
-from robust_clip.attacks import APGD, PGD, AttackRun, EmbeddingDistance
+from robust_clip.attacks import APGD, PGD, AttackRun, CarliniWagner, Square
 from robust_clip.data import ImageDataset
-from robust_clip.evaluation import Protocol, RecordStore, Row, Sample, evaluate_robustness, get_protocol
-from robust_clip.evaluation.cascade import Cascade
+from robust_clip.evaluation import Protocol, Row, Sample, evaluate_robustness, get_protocol
 from robust_clip.threat_model import ThreatModel
 
 ONE_OF_TWO = """
@@ -89,59 +87,6 @@ def test_two_processes_change_nothing(trained_checkpoint, faint_folder, two_atta
     assert [Row.read(tmp_path / "two" / f"row{rank}.json") for rank in "01"] == [whole[0], whole[0]]
 
 
-def test_a_killed_run_is_gone_on_from(model, tokenizer, images, two_attacks, tmp_path, folder_of, whole, monkeypatch):
-    def run(resume):
-        return evaluate_robustness(
-            model, tokenizer, images, two_attacks, batch_size=4, records_dir=tmp_path / "killed", resume=resume
-        )
-
-    append, feed, parts, fed = RecordStore.append, Cascade.feed, [], []
-
-    def append_twice(store, samples, seconds):
-        if len(parts) == 2:
-            raise KeyboardInterrupt
-        parts.append(samples)
-        append(store, samples, seconds)
-
-    def note(cascade, candidates):
-        fed.extend(candidate.sample for candidate in candidates)
-        return feed(cascade, candidates)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(RecordStore, "append", append_twice)
-        with pytest.raises(KeyboardInterrupt):
-            run(resume=False)
-    with pytest.raises(ValueError, match="holds an unfinished run"):
-        run(resume=False)
-    monkeypatch.setattr(Cascade, "feed", note)
-    run(resume=True)
-    assert folder_of(tmp_path / "killed") == whole
-    known = {sample.index: sample for part in parts for sample in part}
-    done = [index for index, sample in known.items() if sample.through(2)]
-    assert sorted([sample.index for sample in fed] + done) == list(range(24))
-    assert len(fed) < 24
-    assert all(sample == known.get(sample.index, replace(sample, withstood=0)) for sample in fed)
-    assert any(sample.withstood for sample in fed)
-
-
-def test_a_finished_row_is_not_computed_again(model, tokenizer, images, tmp_path, monkeypatch):
-    protocol = get_protocol("clean")
-    first = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
-    monkeypatch.setattr(Cascade, "feed", None)
-    again = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path, resume=True)
-    assert (again, again.seconds, again.finished) == (first, first.seconds, first.finished)
-    with pytest.raises(ValueError, match="holds a finished run"):
-        evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
-
-
-def test_records_are_of_one_model(model, tokenizer, images, tmp_path):
-    evaluate_robustness(model, tokenizer, images, get_protocol("clean"), records_dir=tmp_path)
-    with torch.no_grad():
-        model.logit_scale += 1
-    with pytest.raises(ValueError, match=r"model.revision is 'memory-sha256:\w+' there"):
-        evaluate_robustness(model, tokenizer, images, get_protocol("clean"), records_dir=tmp_path, resume=True)
-
-
 def test_a_folder_that_cannot_be_written_stops_it_before_any_work(model, images, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="give another directory"):
@@ -154,10 +99,15 @@ def test_clean_means_no_robust_accuracy(model, tokenizer, images, whole):
     assert row.robust_accuracy is row.robust_interval is row.threat_model is None
 
 
-def test_epsilon_zero_is_clean(model, tokenizer, images):
-    protocol = Protocol("zero", 1, (AttackRun(PGD(steps=2)),), ThreatModel("linf", 0))
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_epsilon_zero_is_clean(model, tokenizer, images, norm):
+    attacks = [(PGD(steps=2), "margin"), (APGD(steps=2), "dlr"), (Square(queries=5), "margin")]
+    if norm == "l2":
+        attacks.append((CarliniWagner(steps=3, binary_search_steps=2), "margin"))
+    protocol = Protocol("zero", 1, tuple(AttackRun(*pair) for pair in attacks), ThreatModel(norm, 0))
     row = evaluate_robustness(model, tokenizer, images, protocol)
     assert row.robust_accuracy == row.clean_accuracy > 0
+    assert not row.checks
 
 
 def test_a_sample_of_images_gets_the_predictions_it_has_among_all(
@@ -243,16 +193,15 @@ def test_few_classes_are_recorded(model, tokenizer, images):
     assert len(row.protocol["attacks"]) == 2
 
 
-def test_an_objective_can_be_climbed(model, tokenizer, images, two_attacks):
-    def inner_problem(pixels, labels):
-        met.append(len(pixels))
-        return (lambda x: x.mean(dim=(1, 2, 3)).unsqueeze(1)), EmbeddingDistance(torch.zeros(len(pixels), 1))
-
-    met = []
-    protocol = replace(two_attacks, attacks=(AttackRun(PGD(steps=1), "objective"),))
-    row = evaluate_robustness(model, tokenizer, images, protocol, inner_problem=inner_problem)
-    assert row.attacks == ["1-pgd-objective"]
-    assert sum(met) == round(row.clean_accuracy * row.n)
+def test_two_classes_are_few(model, tokenizer):
+    """Targeted DLR needs four, DLR three: what is run in their place is told, and nothing twice."""
+    runs = (AttackRun(APGD(steps=2, targets=9), "dlr"), AttackRun(APGD(steps=2), "dlr"), AttackRun(PGD(steps=2)))
+    row = evaluate_robustness(
+        model, tokenizer, mixed_images(), Protocol("few", 1, runs, ThreatModel("linf", "8/255")), batch_size=4
+    )
+    assert row.attacks == ["1-apgd-cross_entropy", "2-pgd-cross_entropy"]
+    assert [note.split(":")[0] for note in row.substituted] == ["apgd_t-dlr", "apgd-dlr"]
+    assert all(note.endswith("since there are 2 classes") for note in row.substituted)
 
 
 def test_the_whole_battery_is_run_when_asked(model, tokenizer, images, monkeypatch):
@@ -260,3 +209,16 @@ def test_the_whole_battery_is_run_when_asked(model, tokenizer, images, monkeypat
     quick, thorough = (evaluate_robustness(model, tokenizer, images, few, thorough=asked) for asked in (False, True))
     assert len(thorough.checks) > len(quick.checks)
     assert any("images stand at epsilon 0.5" in finding for finding in thorough.checks)
+
+
+def test_a_row_says_where_the_images_are_not_those_of_the_protocol(model, tokenizer, images, two_attacks):
+    listed = replace(two_attacks, samples=4, sample_choice="robustbench")
+    row = evaluate_robustness(model, tokenizer, images, listed)
+    (note,) = row.substituted
+    assert note.startswith("4 images drawn by the seed in place of RobustBench's: of its 4, 0 were found")
+    assert row.protocol["sample_choice"] == "robustbench"
+    assert row == replace(
+        evaluate_robustness(model, tokenizer, images, replace(listed, sample_choice="random")),
+        protocol=row.protocol,
+        substituted=row.substituted,
+    )

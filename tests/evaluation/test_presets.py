@@ -53,6 +53,47 @@ def test_what_does_not_attack_images_takes_no_epsilon():
         get_protocol("clean", epsilon="1/255")
 
 
+def test_another_norm_takes_another_radius():
+    for name in ("pgd20", "apgd_ce", "autoattack_standard", "fare"):
+        (protocol,) = get_protocols(name, norm="l2", epsilons=["0.5"])
+        assert (str(protocol.threat_model), protocol.attacks) == ("l2 0.5", PRESETS[name][0].attacks)
+        assert "-l2-0.5" in protocol.folder
+    assert get_protocol("cw_l2", epsilon=3).threat_model == get_protocol("cw_l2", norm="l2", epsilon=3).threat_model
+    assert get_protocol("pgd20", norm="linf") == get_protocol("pgd20")
+    assert [str(p.threat_model) for p in get_protocols("mmcoa_leaf")] == ["linf 1/255", "None", "linf 1/255"]
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "epsilons", "message"),
+    [
+        ("pgd20", "l2", [], "a radius of linf means nothing in l2: give an epsilon for it, such as 0.5"),
+        ("cw_l2", "linf", ["4/255"], "CarliniWagner keeps to l2 alone"),
+        ("tecoa", "l2", ["0.5"], "pgd-cross_entropy of protocol 'tecoa' has steps of 1/255 in linf, which mean"),
+        ("caw", "l2", ["0.5"], "of protocol 'caw_pgd100' has steps of 1/255 in linf"),
+        ("mmcoa", "l2", ["0.5"], "of protocol 'mmcoa_image' has steps of 1/255 in linf"),
+        ("clean", "l2", ["0.5"], "does not attack images, so it takes no epsilon and no norm"),
+        ("clean", "l2", [], "does not attack images, so it takes no epsilon and no norm, got 'l2'"),
+        ("pgd20", "l1", ["0.5"], "unknown norm 'l1', known: linf, l2"),
+    ],
+)
+def test_a_norm_that_a_protocol_cannot_be_run_in_is_refused(name, norm, epsilons, message):
+    with pytest.raises(ValueError, match=message):
+        get_protocols(name, norm=norm, epsilons=epsilons)
+
+
+def test_two_attacks_go_by_the_name_of_carlini_and_wagner():
+    (papers,), (own,) = PRESETS["cw"], PRESETS["cw_l2"]
+    assert [str(run) for run in papers.attacks + own.attacks] == ["pgd-margin", "carlini_wagner-margin"]
+    assert "which papers on robust CLIP call CW" in papers.source
+    assert "not the PGD that papers on robust CLIP call CW" in own.source
+
+
+def test_robustbench_has_images_of_its_own():
+    (protocol,) = PRESETS["robustbench_imagenet"]
+    assert (protocol.version, protocol.samples, protocol.sample_choice) == (2, 5000, "robustbench")
+    assert "fixed list of 5000 images" in protocol.source
+
+
 def test_epsilon_is_checked():
     with pytest.raises(ValueError, match="did you mean 4/255"):
         get_protocol("pgd20", epsilon=4)

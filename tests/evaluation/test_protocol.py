@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from robust_clip.attacks import LEAF, PGD, AttackRun
+from robust_clip.attacks import LEAF, PGD, AttackRun, CarliniWagner
 from robust_clip.evaluation import Protocol, get_protocol
 from robust_clip.threat_model import ThreatModel
 
@@ -31,6 +31,11 @@ def test_a_field_must_have_a_known_value(field, value):
 def test_attacks_and_threat_model_come_together(attacks, threat_model):
     with pytest.raises(ValueError, match="a threat model is needed with attacks"):
         Protocol("mine", 1, attacks, threat_model)
+
+
+def test_an_attack_keeps_to_its_norms():
+    with pytest.raises(ValueError, match="CarliniWagner keeps to l2 alone: protocol 'mine' has .* linf 4/255"):
+        Protocol("mine", 1, (*ATTACKS, AttackRun(CarliniWagner(), "margin")), THREAT_MODEL)
 
 
 def test_attack_names_are_unique():
@@ -66,7 +71,7 @@ def test_a_row_can_say_all_of_it():
     told = protocol.as_dict()
     assert json.loads(json.dumps(told)) == told
     assert told["attacks"][0]["parameters"]["steps"] == 20
-    rare = {"_", "text_attack", "native_datasets", "temperature", "compiled"}
+    rare = {"_", "text_attack", "native_datasets", "temperature", "compiled", "objective"}
     assert told.keys() == {field for field in Protocol.__dataclass_fields__ if field not in rare}
 
 

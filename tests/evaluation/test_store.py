@@ -1,11 +1,13 @@
 """A folder of records is begun once, gone on from when asked, and never mixed with another evaluation's."""
 
 import errno
+import json
 import os
+from contextlib import contextmanager
 
 import pytest
 
-from robust_clip.evaluation import RecordStore, Sample, get_protocol, read_samples, require_writable
+from robust_clip.evaluation import RecordStore, Row, Sample, get_protocol, read_samples, require_writable
 from robust_clip.evaluation.store import Journal
 
 IDENTITY = {"model": {"id": "clip", "revision": "1"}, "protocol": {"name": "p", "samples": None}, "seed": 0}
@@ -43,18 +45,71 @@ def test_a_key_that_only_the_records_have_is_a_difference(store):
         store.begin(IDENTITY, resume=True)
 
 
-def test_a_full_disk_leaves_what_was_written(store, monkeypatch):
-    store.begin(IDENTITY, resume=False)
-    store.append([Sample(0, 1, 1)], seconds=1.0)
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A function that lets every write of a store fail while a context is open: `with full_disk():`."""
 
     def full(*_args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("robust_clip.evaluation.store.write_samples", full)
-        with pytest.raises(ValueError, match="No space left on device.*make room, then go on with --resume"):
-            store.append([Sample(1, 1, 1)], seconds=1.0)
+    @contextmanager
+    def run_out(*writers):
+        with monkeypatch.context() as patched:
+            for writer in writers or ("store.write_samples", "store.write_json"):
+                patched.setattr(f"robust_clip.evaluation.{writer}", full)
+            with pytest.raises(ValueError, match="No space left on device.*make room, then go on with --resume"):
+                yield
+
+    return run_out
+
+
+def test_a_full_disk_leaves_what_was_written(store, full_disk):
+    with full_disk():
+        store.begin(IDENTITY, resume=False)
+    store.begin(IDENTITY, resume=True)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    with full_disk():
+        store.append([Sample(1, 1, 1)], seconds=1.0)
+    assert store.begin(IDENTITY, resume=True) is None
     assert store.read_parts() == ([Sample(0, 1, 1)], 1.0)
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_the_parts(store, row, full_disk):
+    store.begin(IDENTITY, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    with full_disk():
+        store.finish(row(), [Sample(0, 1, 1)])
+    assert store.begin(IDENTITY, resume=True) is None
+    assert store.read_parts() == ([Sample(0, 1, 1)], 1.0)
+    store.finish(row(), [Sample(0, 1, 1)])
+    assert Row.read(store.folder / "row.json") == row()
+
+
+def test_a_full_disk_leaves_the_finished_row_as_it_was(store, row, full_disk):
+    store.begin(IDENTITY, resume=False)
+    store.finish(row(), [Sample(0, 1, 1)])
+    with full_disk("records.write_json"):
+        store.amend(row(checks=["found"]), ["found"])
+    assert Row.read(store.folder / "row.json") == row()
+    with full_disk("store.write_json"):
+        store.amend(row(checks=["found"]), ["found"])
+    assert not store.has_battery()
+
+
+def test_a_row_knows_whether_its_battery_was_run(store, row):
+    store.begin(IDENTITY, resume=False)
+    store.finish(row(), [Sample(0, 1, 1)], battery=[])
+    assert store.has_battery()
+    store.amend(row(checks=["found"]), ["found"])
+    assert Row.read(store.folder / "row.json").checks == ["found"]
+    assert json.loads((store.folder / "battery.json").read_text()) == {"found": ["found"]}
+
+
+def test_the_battery_of_a_run_that_was_killed_does_not_count(store, row):
+    store.begin(IDENTITY, resume=False)
+    (store.folder / "battery.json").write_text("{}")
+    store.finish(row(), [Sample(0, 1, 1)])
+    assert not store.has_battery()
 
 
 def test_a_part_in_the_making_is_not_read(store):

@@ -1,0 +1,108 @@
+"""An evaluation that was interrupted goes on where it was; one that is finished is taken as it is."""
+
+import errno
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robust_clip.attacks import PGD, AttackRun
+from robust_clip.evaluation import Protocol, RecordStore, evaluate_robustness, gallery, get_protocol, store
+from robust_clip.evaluation.cascade import Cascade
+from robust_clip.threat_model import ThreatModel
+
+
+def test_a_killed_run_is_gone_on_from(model, tokenizer, images, two_attacks, tmp_path, folder_of, whole, monkeypatch):
+    def run(resume):
+        return evaluate_robustness(
+            model, tokenizer, images, two_attacks, batch_size=4, records_dir=tmp_path / "killed", resume=resume
+        )
+
+    append, feed, parts, fed = RecordStore.append, Cascade.feed, [], []
+
+    def append_twice(store, samples, seconds):
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        parts.append(samples)
+        append(store, samples, seconds)
+
+    def note(cascade, candidates):
+        fed.extend(candidate.sample for candidate in candidates)
+        return feed(cascade, candidates)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordStore, "append", append_twice)
+        with pytest.raises(KeyboardInterrupt):
+            run(resume=False)
+    with pytest.raises(ValueError, match="holds an unfinished run"):
+        run(resume=False)
+    monkeypatch.setattr(Cascade, "feed", note)
+    run(resume=True)
+    assert folder_of(tmp_path / "killed") == whole
+    known = {sample.index: sample for part in parts for sample in part}
+    done = [index for index, sample in known.items() if sample.through(2)]
+    assert sorted([sample.index for sample in fed] + done) == list(range(24))
+    assert len(fed) < 24
+    assert all(sample == known.get(sample.index, replace(sample, withstood=0)) for sample in fed)
+    assert any(sample.withstood for sample in fed)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(store, "write_samples"), (gallery.Gallery, "hang")])
+def test_a_disk_that_fills_up_costs_nothing_that_was_written(
+    owner, name, model, tokenizer, images, two_attacks, tmp_path, folder_of, whole, monkeypatch
+):
+    def run(resume):
+        how = {"batch_size": 4, "records_dir": tmp_path, "examples": 2, "resume": resume}
+        return evaluate_robustness(model, tokenizer, images, two_attacks, **how)
+
+    write, calls = getattr(owner, name), []
+
+    def fill_up(*args):
+        calls.append(args)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, fill_up)
+        with pytest.raises(ValueError, match="No space left on device.*make room, then go on with --resume"):
+            run(resume=False)
+    assert any(tmp_path.rglob("part-*.parquet"))
+    run(resume=True)
+    assert folder_of(tmp_path) == whole
+
+
+def test_a_finished_row_is_not_computed_again(model, tokenizer, images, tmp_path, monkeypatch):
+    protocol = get_protocol("clean")
+    first = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
+    monkeypatch.setattr(Cascade, "feed", None)
+    again = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path, resume=True)
+    assert (again, again.seconds, again.finished) == (first, first.seconds, first.finished)
+    with pytest.raises(ValueError, match="holds a finished run"):
+        evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
+
+
+def test_records_are_of_one_model(model, tokenizer, images, tmp_path):
+    evaluate_robustness(model, tokenizer, images, get_protocol("clean"), records_dir=tmp_path)
+    with torch.no_grad():
+        model.logit_scale += 1
+    with pytest.raises(ValueError, match=r"model.revision is 'memory-sha256:\w+' there"):
+        evaluate_robustness(model, tokenizer, images, get_protocol("clean"), records_dir=tmp_path, resume=True)
+
+
+def test_a_finished_row_gets_the_battery_that_it_lacks(model, tokenizer, images, tmp_path, monkeypatch, folder_of):
+    few = Protocol("few", 1, (AttackRun(PGD(steps=1, step_size="0.1/255")),), ThreatModel("linf", "24/255"))
+
+    def run(folder, **how):
+        return evaluate_robustness(model, tokenizer, images, few, records_dir=tmp_path / folder, **how)
+
+    at_once = run("at_once", thorough=True)
+    first = run("later")
+    assert first.checks != at_once.checks
+    later = run("later", thorough=True, resume=True)
+    assert later == folder_of(tmp_path / "later")[0] == at_once
+    assert (later.seconds, later.finished) == (first.seconds, first.finished)
+    assert folder_of(tmp_path / "later")[1] == folder_of(tmp_path / "at_once")[1]
+    monkeypatch.setattr("robust_clip.evaluation.evaluator.battery", None)  # nothing is run a second time
+    assert run("later", thorough=True, resume=True) == run("at_once", thorough=True, resume=True) == at_once
+    assert run("later", resume=True) == at_once
