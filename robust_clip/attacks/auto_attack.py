@@ -106,7 +106,8 @@ class AutoAttack(Attack):
         for note in notes:
             logger.warning("%s", note)
         adversarial = problem.pixels.clone()
-        left = (outputs.argmax(dim=1) == labels).nonzero().flatten()
+        wrong = problem.confirm(problem.pixels, outputs.argmax(dim=1) != labels)
+        left = (~wrong).nonzero().flatten()
         for run in runs:
             if not len(left):
                 break
@@ -116,7 +117,8 @@ class AutoAttack(Attack):
             attempt = replace(attempt, forward=forward, loss=loss, eot_samples=eot_samples)
             found = run.attack.search(attempt)
             adversarial[left] = found
-            left = left[attempt.outputs(found).argmax(dim=1) == labels[left]]
+            fooled = attempt.outputs(found).argmax(dim=1) != labels[left]
+            left = left[~attempt.confirm(found, fooled)]
         return adversarial
 
 

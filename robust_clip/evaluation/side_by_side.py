@@ -202,6 +202,7 @@ def _measure(row: Row) -> str:
     how = [f"{protocol['resolution']} grid", f"{protocol['templates']} templates", protocol["precision"]]
     how += [f"temperature {protocol['temperature']:g}"] if protocol.get("temperature") is not None else []
     how += ["compiled"] if protocol.get("compiled") else []
+    how += [f"objective {protocol['objective']}"] if protocol.get("objective") else []
     how += ["first samples"] if protocol["samples"] and protocol["sample_choice"] == "first" else []
     name = f"Protocol {protocol['name']} v{protocol['version']}"
     return ", ".join([name, *(attacked or ["no attack"]), *how, f"{row.dataset['split']} split", f"seed {row.seed}"])

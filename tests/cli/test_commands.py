@@ -181,7 +181,7 @@ def test_an_output_directory_is_refused_before_data_are_loaded(
         (["--evaluation.datasets.x.templates", "ensemble"], "allowed: classes, name, root, split"),
         (["--evaluation.datasets.x.name", "{a: 1}"], "accuracy is of one"),
         (["--evaluation", "{datasets: {x: {}}, resolution: nativ}"], "resolution must be one of"),
-        (["--objective", "nope"], "Unknown objective 'nope'; known: clean, contrastive, tecoa"),
+        (["--objective", "nope"], "Unknown objective 'nope'; known: adv, adv_flyp, agft"),
         (["--attack.name", "nope"], "Unknown attack 'nope'; known: apgd, auto_attack"),
         (["--attack.stpes", "3"], "Unknown key 'stpes' in section attack; allowed: "),
         (["--training.learning_rat", "3"], "Unknown key 'learning_rat' in section training"),
