@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from robust_clip.models import RobustCLIPModel
+from robust_clip.models import TOWERS, RobustCLIPModel
 
-_TOWERS = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
 # What of a tower comes after its blocks, and learns with the last of them.
 _HEADS = {
     "vision": ("vision_model.post_layernorm.", "visual_projection."),
@@ -36,9 +35,9 @@ class FullFineTuning:
     last_layers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [tower for tower in self.towers if tower not in _TOWERS]
+        unknown = [tower for tower in self.towers if tower not in TOWERS]
         if unknown or not self.towers:
-            raise ValueError(f"towers must be some of {', '.join(_TOWERS)}, got {self.towers!r}.")
+            raise ValueError(f"towers must be some of {', '.join(TOWERS)}, got {self.towers!r}.")
         for tower, count in self.last_layers.items():
             if tower not in self.towers:
                 raise ValueError(f"last_layers names {tower!r}, which is none of the towers {list(self.towers)}.")
@@ -60,7 +59,7 @@ class FullFineTuning:
         if name == "logit_scale":
             return self.logit_scale
         for tower in self.towers:
-            if not name.startswith(_TOWERS[tower]):
+            if name.partition(".")[0] not in TOWERS[tower]:
                 continue
             block = _BLOCK.match(name)
             if tower not in firsts or name.startswith(_HEADS[tower]):

@@ -18,14 +18,14 @@ from robust_clip.evaluation import require_writable
 from robust_clip.models import ZeroShotClassifier, embed_classes, load_checkpoint
 from robust_clip.threat_model import ThreatModel
 
-from .recipe import choose_attack
+from .recipe import choose_attack, commas
 
 _PANEL = 224
 
 
 def run(args: argparse.Namespace) -> int:
     """Attacks the image and prints what the model says before and after."""
-    names = [name.strip() for name in args.classes.split(",") if name.strip()]
+    names = commas(args.classes)
     if len(names) < 2:
         raise ValueError(f"An attack needs at least two class names, got {names}; separate them with commas.")
     if args.label is not None and args.label not in names:

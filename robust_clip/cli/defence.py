@@ -1,6 +1,5 @@
 """The objective that `robust-clip evaluate` adapts attacks to, as a recipe writes it, and its teacher."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from robust_clip.objectives import OBJECTIVES, Objective, adaptive_problem
 from robust_clip.objectives.base import clean_teacher_features
 from robust_clip.training.batches import BatchMaker
 
-from .recipe import choose, load_recipe
+from .recipe import choose, read_section
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Defence:
             ValueError: If there is no such objective, its loss does not depend on an attacked image alone, or it needs
                 a teacher and has none or the other way round.
         """
-        settings = load_recipe(os.devnull, ["--objective", text])["objective"]
+        settings = read_section("objective", text)
         objective: Objective = choose("objective", OBJECTIVES, settings)
         name = type(objective).__name__
         if objective.needs_captions or not objective.needs_attack:

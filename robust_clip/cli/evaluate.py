@@ -25,6 +25,7 @@ from robust_clip.models import load_checkpoint, packaged_checkpoint
 from robust_clip.threat_model import Norm
 
 from .defence import Defence
+from .recipe import commas
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,10 +142,6 @@ def format_table(rows: Sequence[Row]) -> str:
     return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, "", *found])
 
 
-def _commas(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
@@ -155,12 +152,12 @@ def add_parser(subparsers: Any) -> None:
     )
     add = parser.add_argument
     add("--model", required=True, help="directory or Hub id of a CLIP checkpoint, or nano_clip")
-    add("--datasets", default=(), type=_commas, help="names, Hub ids or paths, with commas between them")
+    add("--datasets", default=(), type=commas, help="names, Hub ids or paths, with commas between them")
     add("--suite", help=f"data sets that papers measure on: one of {', '.join(SUITES)}")
     add("--root", help="folder whose sub-folders stand in for data sets of the Hub")
     add("--split", default="test", help="split of every data set")
-    add("--protocol", required=True, type=_commas, help=f"one or several of {', '.join(PRESETS)}")
-    add("--epsilon", type=_commas, help="radii in place of the protocol's, such as 1/255,2/255,4/255")
+    add("--protocol", required=True, type=commas, help=f"one or several of {', '.join(PRESETS)}")
+    add("--epsilon", type=commas, help="radii in place of the protocol's, such as 1/255,2/255,4/255")
     add("--norm", choices=get_args(Norm), help="of the ball, in place of the protocol's; needs --epsilon")
     add("--attack_loss", choices=("objective",), help="climb a training objective's loss, where an attack can")
     add("--objective", help="that objective, as recipes write it: tecoa, or '{name: tima, ...}'")

@@ -60,6 +60,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def read_section(section: str, text: str) -> dict[str, Any]:
+    """A section as the command line gives it, a name or a mapping.
+
+    >>> read_section("objective", "tecoa"), read_section("objective", "{name: trades, beta: 3}")
+    ({'name': 'tecoa'}, {'name': 'trades', 'beta': 3})
+
+    Raises:
+        ValueError: If it is not YAML, or neither.
+    """
+    return as_section(section, _read_value(f"--{section}", text))
+
+
 def construct(
     section: str, build: Callable[..., T], settings: Mapping[str, Any], renamed: Mapping[str, str] | None = None
 ) -> T:
@@ -115,6 +127,15 @@ def choose_attack(name: str, steps: int | None, *, pgd_steps: int) -> Attack:
     return choose("attack", ATTACKS, {"name": name} | ({} if steps is None else {"steps": steps}))
 
 
+def commas(text: str) -> list[str]:
+    """What stands between commas.
+
+    >>> commas("tecoa, trades,")
+    ['tecoa', 'trades']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _parse(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
     if len(overrides) % 2:
         raise ValueError(f"Each override is --section.key VALUE; {overrides[-1]!r} has no partner.")
@@ -123,11 +144,15 @@ def _parse(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
         keys = flag.removeprefix("--").split(".")
         if not flag.startswith("--") or keys[0] not in SECTIONS:
             raise ValueError(f"Unknown option {flag!r}; overrides are --SECTION.KEY VALUE with {', '.join(SECTIONS)}.")
-        try:
-            parsed.append((keys, yaml.load(value, _Loader)))
-        except yaml.YAMLError as error:
-            raise ValueError(f"The value {value!r} of {flag} is not YAML; quote it: '\"{value}\"'.") from error
+        parsed.append((keys, _read_value(flag, value)))
     return parsed
+
+
+def _read_value(flag: str, value: str) -> Any:
+    try:
+        return yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The value {value!r} of {flag} is not YAML; quote it: '\"{value}\"'.") from error
 
 
 def _put(content: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -13,13 +13,13 @@ from robust_clip.evaluation import checkpoint_revision, require_writable
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.recall import CUTOFFS, DIRECTIONS
 from robust_clip.evaluation.records import percent
-from robust_clip.evaluation.retrieval import choose_pairs, evaluate_retrieval, store_of
+from robust_clip.evaluation.retrieval import choose_pairs, evaluate_retrieval
 from robust_clip.evaluation.retrieval_protocol import Aim, Grid, RetrievalProtocol
-from robust_clip.evaluation.retrieval_records import RetrievalRow
+from robust_clip.evaluation.retrieval_records import RetrievalRow, RetrievalStore
 from robust_clip.models import load_checkpoint, packaged_checkpoint
 from robust_clip.threat_model import ThreatModel
 
-from .recipe import choose, choose_attack
+from .recipe import choose, choose_attack, commas
 
 _IMAGES, _CAPTIONS = ("image", "both", *MULTIMODAL_ATTACKS), ("text", "both", *MULTIMODAL_ATTACKS)
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     for dataset in datasets:
         choose_pairs(dataset, protocol)
         if args.records and not args.resume:
-            store_of(args.records, dataset, protocol).require_new()
+            RetrievalStore(args.records, dataset.name, dataset.split, protocol).require_new()
     loaded, processor = load_checkpoint(args.model)
     model: Any = loaded.to(process_state().device)
     revision = checkpoint_revision(packaged_checkpoint(args.model), model)
@@ -117,10 +117,6 @@ def format_recalls(rows: Sequence[RetrievalRow]) -> str:
     return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, *cut])
 
 
-def _commas(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
@@ -131,7 +127,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add = parser.add_argument
     add("--model", required=True, help="directory or Hub id of a CLIP checkpoint, or nano_clip")
-    add("--datasets", required=True, type=_commas, help="captioned data sets: names, Hub ids or paths, with commas")
+    add("--datasets", required=True, type=commas, help="captioned data sets: names, Hub ids or paths, with commas")
     add("--root", help="folder whose sub-folders stand in for data sets of the Hub")
     add("--split", default="test", help="split of every data set")
     attacks = ("none", "image", "text", "both", *MULTIMODAL_ATTACKS)

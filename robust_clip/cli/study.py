@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from robust_clip.data import ImageDataset, load_image_dataset
-from robust_clip.data.selection import held_out
+from robust_clip.data import DataSource, ImageDataset
 from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
 from robust_clip.evaluation.method_summary import SEED, summary
 from robust_clip.evaluation.processes import process_state
@@ -89,9 +88,8 @@ class Measuring:
         ]
 
     def _load_dataset(self, name: str, split: str) -> ImageDataset:
-        whole, _, part = split.partition(":")
-        dataset = load_image_dataset(name, whole, root=self.root)
-        return held_out(dataset, part) if part else dataset
+        only: Any = DataSource(name, self.root, split).load()  # a mixture has several names
+        return only
 
 
 def _claim(out: Path, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from .retrieval import evaluate_retrieval
 from .retrieval_protocol import RetrievalProtocol
 from .retrieval_records import RetrievalRow
 from .revision import checkpoint_revision, weights_revision
-from .store import RecordStore, require_writable
+from .run_folder import require_writable
+from .store import RecordStore
 
 __all__ = [
     "PRESETS",

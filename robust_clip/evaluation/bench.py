@@ -82,7 +82,7 @@ def set_up(
     if protocol.precision == "fp32" and model.dtype != torch.float32:
         raise ValueError(f"protocol {protocol.name!r} asks for fp32, the weights are {model.dtype}: use model.float()")
     prompts = fill_templates(class_names, templates)
-    _warn_of_long_prompts(tokenizer, prompts)
+    warn_of_cut_texts(tokenizer, prompts, "class prompts")
     encode = partial(embed_texts, model, tokenizer)
 
     def classifier(texts: Sequence[str]) -> ZeroShotClassifier:
@@ -131,12 +131,19 @@ def compiled_tower(model: RobustCLIPModel, wanted: bool) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _warn_of_long_prompts(tokenizer: Any, prompts: Sequence[str]) -> None:
-    """CLIP cuts texts at its context length, and what two classes differ in may lie behind the cut."""
+def warn_of_cut_texts(tokenizer: Any, texts: Sequence[str], kind: str) -> int:
+    """How many texts are cut at CLIP's context length, said once: what two of them differ in may lie behind the cut.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        texts: All of them.
+        kind: What the warning calls them.
+    """
     most = tokenizer.model_max_length
-    long = [text for text, ids in zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True) if len(ids) > most]
+    long = [text for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True) if len(ids) > most]
     if long:
-        logger.warning("%d class prompts are cut at %d tokens, the first is %r", len(long), most, long[0])
+        logger.warning("%d %s are cut at %d tokens, the first is %r", len(long), kind, most, long[0])
+    return len(long)
 
 
 @contextmanager

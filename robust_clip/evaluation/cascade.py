@@ -13,7 +13,7 @@ from robust_clip.threat_model import ThreatModel
 from .bench import Bench, numerics
 from .gallery import Gallery
 from .records import Sample
-from .store import _advice
+from .run_folder import advice
 
 # An attack is handed this many batches at once, and makes up each batch anew of the images that still stand, so that
 # batches stay full while images fall.
@@ -96,7 +96,7 @@ class Cascade:
                     candidate.sample, adversarial_prediction=prediction, broken_by=broken_by, withstood=withstood
                 )
                 if self.gallery and fell and self.stages[stage - 1]:
-                    with _advice("the examples"):
+                    with advice("the examples"):
                         self.gallery.hang(sample, candidate.pixels, image)
             if stage or sample.through(len(self.stages)):
                 changed.append(sample)

@@ -24,9 +24,10 @@ from .gallery import Gallery
 from .processes import Progress, on_main, process_state
 from .protocol import Protocol
 from .records import Row, Sample, latest
-from .revision import weights_revision
+from .revision import readable_id, weights_revision
+from .run_folder import advice
 from .sampling import choose_rows
-from .store import Journal, RecordStore, _advice
+from .store import Journal, RecordStore
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def evaluate_robustness(
     protocol.require_packages()
     fitted, substituted = protocol.fit_to_classes(len(names))
     chosen, otherwise = choose_rows(protocol, dataset, seed)
-    measured = {"id": model_id or _readable_id(model), "revision": revision or weights_revision(model)}
+    measured = {"id": model_id or readable_id(model), "revision": revision or weights_revision(model)}
     identity = {"model": measured, "dataset": _describe(dataset, names, templates), "seed": seed}
     identity |= _describe_protocol(protocol, fitted, substituted + otherwise)
     store = RecordStore(records_dir, dataset.name, dataset.split, protocol) if records_dir is not None else None
@@ -199,12 +200,6 @@ def _describe_protocol(protocol: Protocol, fitted: Protocol, substituted: list[s
     }
 
 
-def _readable_id(model: RobustCLIPModel) -> str:
-    """Hub id, or the last part of a directory: where it stood on somebody's disk is nobody's business."""
-    name = str(model.name_or_path or "unnamed")
-    return Path(name).resolve().name if Path(name).is_dir() else name
-
-
 def _share(chosen: Sequence[int], known: Sequence[Sample], attacks: int) -> Sequence[int]:
     """This process's share of the images that are left."""
     done = {sample.index for sample in known if sample.through(attacks)}
@@ -246,7 +241,7 @@ def _amend(
 def _gallery(store: RecordStore | None, examples: int, names: Sequence[str], bench: Bench) -> Gallery:
     """Where examples are kept: by the main process, with the attacked prompts in it."""
     gallery = Gallery(store.folder if store and process_state().is_main_process else None, examples, names)
-    with _advice("the examples"):
+    with advice("the examples"):
         gallery.hang_texts(bench.prompts)
     return gallery
 

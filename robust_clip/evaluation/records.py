@@ -142,7 +142,7 @@ class Row:
             robust_accuracy=robust / n if attacked else None,
             robust_interval=wilson_interval(robust, n) if attacked else None,
             checks=list(checks),
-            versions=_versions(),
+            versions=library_versions(),
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -193,7 +193,8 @@ def latest(samples: Iterable[Sample]) -> list[Sample]:
     return [found[index] for index in sorted(found)]
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on, those of this environment."""
     found = {}
     for library in LIBRARIES:
         try:

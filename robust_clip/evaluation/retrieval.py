@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -18,14 +17,13 @@ from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator
 from robust_clip.models import RobustCLIPModel
 
-from .bench import numerics
-from .evaluator import _readable_id
+from .bench import numerics, warn_of_cut_texts
 from .processes import process_state
 from .recall import retrieval_ranks
 from .retrieval_protocol import Mode, RetrievalProtocol
 from .retrieval_records import RetrievalRow, RetrievalStore
 from .retrieval_search import TOGETHER, Attacked, Pair, PairSearch
-from .revision import weights_revision
+from .revision import readable_id, weights_revision
 
 logger = logging.getLogger(__name__)
 
@@ -76,18 +74,19 @@ def evaluate_retrieval(
     pairs = choose_pairs(dataset, protocol)
     _check(model, batch_size)
     protocol.require_packages()
+    texts = [caption for pair in pairs for caption in pair.captions]
     identity = {
-        "model": {"id": model_id or _readable_id(model), "revision": revision or weights_revision(model)},
+        "model": {"id": model_id or readable_id(model), "revision": revision or weights_revision(model)},
         "dataset": _describe(dataset, pairs),
         "protocol": protocol.as_dict(),
         "attack": protocol.attack_name,
         "threat_model": str(protocol.threat_model) if protocol.threat_model else None,
         "seed": protocol.seed,
         "n_images": len(pairs),
-        "n_captions": sum(len(pair.captions) for pair in pairs),
-        "truncated": _count_long(tokenizer, pairs),
+        "n_captions": len(texts),
+        "truncated": warn_of_cut_texts(tokenizer, texts, "captions"),
     }
-    store = store_of(records_dir, dataset, protocol) if records_dir is not None else None
+    store = RetrievalStore(records_dir, dataset.name, dataset.split, protocol) if records_dir is not None else None
     if store and (row := store.begin(identity, resume)):
         logger.info("%s is measured already", store.folder)
         return row
@@ -126,12 +125,6 @@ def choose_pairs(dataset: ImageDataset, protocol: RetrievalProtocol) -> list[Pai
             "image: set captions_per_image to 1, or use sga, which takes sets"
         )
     return pairs
-
-
-def store_of(records_dir: str | Path, dataset: ImageDataset, protocol: RetrievalProtocol) -> RetrievalStore:
-    """Where the records of one measurement lie: `records_dir/dataset-split/protocol`."""
-    name = re.sub(r"[^\w.-]+", "_", f"{dataset.name}-{dataset.split}")
-    return RetrievalStore(Path(records_dir) / name / protocol.folder)
 
 
 def _attack_all(
@@ -228,13 +221,3 @@ def _describe(dataset: ImageDataset, pairs: Sequence[Pair]) -> dict[str, str]:
         "revision": dataset.revision,
         "captions": f"sha256:{captions}",
     }
-
-
-def _count_long(tokenizer: Any, pairs: Sequence[Pair]) -> int:
-    """How many captions are cut, said once: what follows the context no text tower sees."""
-    most = tokenizer.model_max_length
-    texts = [caption for pair in pairs for caption in pair.captions]
-    long = [text for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True) if len(ids) > most]
-    if long:
-        logger.warning("%d captions are cut at %d tokens, the first is %r", len(long), most, long[0])
-    return len(long)

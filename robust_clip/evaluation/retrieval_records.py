@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .recall import recalls
-from .records import _versions, write_json
+from .records import library_versions, write_json
 from .retrieval_protocol import Mode
 from .retrieval_search import Attacked
-from .store import _advice, _differences, require_writable
+from .run_folder import RunFolder, advice
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class RetrievalRow:
         return cls(
             **identity,
             recalls={mode: {way: recalls(found) for way, found in ways.items()} for mode, ways in ranks.items()},
-            versions=_versions(),
+            versions=library_versions(),
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -90,62 +89,26 @@ class RetrievalRow:
             raise ValueError(f"{path} is not a row of retrieval ({error})") from error
 
 
-class RetrievalStore:
+class RetrievalStore(RunFolder[RetrievalRow]):
     """The folder of one measurement: `parts/` while it runs, then `pairs.parquet` and `retrieval.json`.
 
     Args:
-        folder: For this measurement alone.
+        root: Folder for all records of a model.
+        dataset: Name of the data set.
+        split: Its split.
+        protocol: What is measured.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self._parts = self.folder / "parts"
-        self._identity = self.folder / "identity.json"
-        self._row = self.folder / "retrieval.json"
-
-    def require_new(self) -> None:
-        """Refuse a folder that holds results.
-
-        Raises:
-            ValueError: If it does.
-        """
-        if self._has_results():
-            run = "a finished" if self._row.exists() else "an unfinished"
-            raise ValueError(f"{self.folder} holds {run} run: go on from it with --resume, or give another directory")
-
-    def begin(self, identity: dict[str, Any], resume: bool) -> RetrievalRow | None:
-        """Make the folder ready.
-
-        Args:
-            identity: Fields of the row to be, from `model` to `truncated`, in the types of JSON.
-            resume: Go on from the parts that are there, or take the finished row.
-
-        Returns:
-            The row, if it is finished already.
-
-        Raises:
-            ValueError: If there are results and `resume` is not set, if they are of another model, data set or
-                protocol, or if the folder cannot be written.
-        """
-        require_writable(self.folder)
-        if not resume:
-            self.require_new()
-        if self._has_results():
-            found = json.loads((self._row if self._row.exists() else self._identity).read_text())
-            if differences := "; ".join(_differences(found, identity)):
-                raise ValueError(f"{self.folder} holds another measurement: {differences}. Give another directory")
-            if self._row.exists():
-                return RetrievalRow.read(self._row)
-        self._parts.mkdir(exist_ok=True)
-        write_json(self._identity, identity)
-        return None
+    measured = "measurement"
+    row_file = "retrieval.json"
+    part_files = "*.safetensors"
 
     def write(self, stage: Mode, first: int, attacked: Attacked, seconds: float) -> None:
         """Keep a part: what a stage made of the pairs from position `first`, and the seconds it took."""
         path = self._part(stage, first)
         notes = {"captions": json.dumps(attacked.captions), "seconds": str(seconds)}
         images = {str(place): image.contiguous().clone() for place, image in enumerate(attacked.images)}
-        with _advice(self.folder):
+        with advice(self.folder):
             save_file(images, path.with_suffix(".unfinished"), notes)
             os.replace(path.with_suffix(".unfinished"), path)
 
@@ -161,16 +124,15 @@ class RetrievalStore:
 
     def finish(self, row: RetrievalRow, pairs: Sequence[dict[str, Any]]) -> None:
         """Put the row and the table of pairs in place of the parts."""
-        with _advice(self.folder):
+        with advice(self.folder):
             unfinished = self.folder / "pairs.unfinished"
             pq.write_table(pa.Table.from_pylist(list(pairs)), unfinished)
             os.replace(unfinished, self.folder / "pairs.parquet")
             write_json(self._row, asdict(row))
-        self._identity.unlink()
-        shutil.rmtree(self._parts)
+        self._drop_parts()
 
     def _part(self, stage: Mode, first: int) -> Path:
         return self._parts / f"{stage}-{first:09d}.safetensors"
 
-    def _has_results(self) -> bool:
-        return self._row.exists() or any(self._parts.glob("*.safetensors"))
+    def _read_row(self) -> RetrievalRow:
+        return RetrievalRow.read(self._row)

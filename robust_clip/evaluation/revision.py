@@ -1,10 +1,12 @@
-"""What identifies the weights that were measured."""
+"""What a row calls the model, and what identifies the weights that were measured."""
 
 import hashlib
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from robust_clip.models import RobustCLIPModel
 
 
 def checkpoint_revision(checkpoint: str, model: nn.Module) -> str:
@@ -40,3 +42,9 @@ def weights_revision(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return f"memory-sha256:{digest.hexdigest()}"
+
+
+def readable_id(model: RobustCLIPModel) -> str:
+    """Hub id, or the last part of a directory: where it stood on somebody's disk is nobody's business."""
+    name = str(model.name_or_path or "unnamed")
+    return Path(name).resolve().name if Path(name).is_dir() else name

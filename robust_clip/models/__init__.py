@@ -3,10 +3,11 @@
 from .checkpoint import load_checkpoint, packaged_checkpoint
 from .configuration import RobustCLIPConfig
 from .interpolation import interpolate
-from .modeling import RobustCLIPModel
+from .modeling import TOWERS, RobustCLIPModel
 from .zero_shot import ZeroShotClassifier, embed_classes, embed_texts, fill_templates, pool_templates
 
 __all__ = [
+    "TOWERS",
     "RobustCLIPConfig",
     "RobustCLIPModel",
     "ZeroShotClassifier",

@@ -9,6 +9,9 @@ from transformers import CLIPModel
 
 from .configuration import RobustCLIPConfig
 
+# Names of CLIP's parts by tower; the temperature belongs to neither.
+TOWERS = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+
 
 class RobustCLIPModel(CLIPModel):
     """A `CLIPModel` whose resizing and normalising are part of the differentiable forward pass.

@@ -13,7 +13,7 @@ from robust_clip.attacks.losses import AttackLoss, CrossEntropy
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_temperature, class_embeds_of
+from .base import Batch, Objective, check_temperature, class_embeds_of, scale_of
 from .functional import class_logits
 from .tecoa import TeCoA
 
@@ -51,7 +51,7 @@ class Adv(Objective):
 
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"adv": scalar}`."""
-        scale = 1 / self.temperature if self.temperature else student.logit_scale.exp()
+        scale = scale_of(student, self.temperature)
         logits = class_logits(student.encode_image(batch.adversarial), self._head(batch), scale)
         return {"adv": F.cross_entropy(logits, batch.labels)}
 

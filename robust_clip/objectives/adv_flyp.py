@@ -12,7 +12,7 @@ from robust_clip.attacks.losses import AttackLoss
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_temperature, check_weights, teacher_of
+from .base import Batch, Objective, check_temperature, check_weights, constant_scale, scale_of, teacher_of
 from .functional import class_logits, feature_distance, info_nce, kl_divergence
 
 
@@ -81,7 +81,7 @@ class AdvFLYP(Objective):
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"info_nce": scalar, "feature": scalar, "logit": scalar}`, without those of weight 0."""
         captions, groups = _caption_embeds(student, batch)
-        scale = 1 / self.temperature if self.temperature else student.logit_scale.exp()
+        scale = scale_of(student, self.temperature)
         adversarial = student.encode_image(batch.adversarial)
         logits = class_logits(adversarial, captions, scale)
         terms = {"info_nce": info_nce(logits, groups)}
@@ -103,9 +103,8 @@ class AdvFLYP(Objective):
     ) -> tuple[Callable[[Tensor], Tensor], AttackLoss]:
         """InfoNCE with the captions of the batch, shared out among its images."""
         captions, groups = _caption_embeds(student, batch)
-        own_scale = student(compute=lambda model: model.logit_scale.exp().item())
-        scale = 1 / self.temperature if self.temperature else own_scale
-        return ZeroShotClassifier(student, captions).embed, BatchInfoNCE(captions, groups, scale)
+        loss = BatchInfoNCE(captions, groups, constant_scale(student, self.temperature))
+        return ZeroShotClassifier(student, captions).embed, loss
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from robust_clip.attacks.losses import AttackLoss
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_temperature, class_embeds_of, clean_teacher_features, teacher_of
+from .base import Batch, Objective, check_temperature, class_embeds_of, clean_teacher_features, scale_of, teacher_of
 from .functional import class_logits
 
 
@@ -59,7 +59,7 @@ class AGFT(Objective):
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"soft_alignment": scalar}`."""
         targets = self._targets(teacher, batch)
-        scale = student.logit_scale.exp() if self.temperature is None else 1 / self.temperature
+        scale = scale_of(student, self.temperature)
         logits = class_logits(student.encode_image(batch.adversarial), class_embeds_of(batch, "AGFT"), scale)
         return {"soft_alignment": F.cross_entropy(logits, targets)}
 
@@ -74,8 +74,8 @@ class AGFT(Objective):
     def _targets(self, teacher: RobustCLIPModel | None, batch: Batch) -> Tensor:
         original, class_embeds = teacher_of(teacher, "AGFT"), class_embeds_of(batch, "AGFT")
         with torch.no_grad():
-            scale = original.logit_scale.exp() if self.temperature is None else 1 / self.temperature
-            logits = class_logits(clean_teacher_features(original, batch), class_embeds, self.gamma * scale)
+            scale = self.gamma * scale_of(original, self.temperature)
+            logits = class_logits(clean_teacher_features(original, batch), class_embeds, scale)
             return torch.softmax(logits, dim=1)
 
 

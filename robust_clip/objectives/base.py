@@ -1,7 +1,7 @@
 """What an objective is: one paper's training loss as named terms, and what its inner attack climbs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -138,7 +138,6 @@ class Objective(ABC):
             raise ValueError(f"The attack of {type(self).__name__} climbs class-prompt cross-entropy; give classes.")
         return ZeroShotClassifier(student, batch.class_embeds.detach()), CrossEntropy(batch.labels)
 
-
     def text_score(self, teacher: RobustCLIPModel | None, batch: Batch) -> TextScore | None:
         """What the attack on captions climbs; `None` for its own label-free distance from the clean caption.
 
@@ -179,6 +178,17 @@ def student_class_embeds(student: RobustCLIPModel, batch: Batch, objective: str)
     return pool_templates(student.encode_text(batch.prompt_ids, batch.prompt_mask), len(embeds))
 
 
+def scale_of(model: RobustCLIPModel, temperature: float | None) -> Tensor | float:
+    """What cosines are multiplied by: `1 / temperature`, or with `None` what the model has learned to."""
+    return model.logit_scale.exp() if temperature is None else 1 / temperature
+
+
+def constant_scale(student: nn.Module, temperature: float | None) -> float:
+    """`scale_of` as a number without gradient, asked of the model or of a distributed wrapper around it."""
+    with torch.no_grad():
+        return float(student(compute=lambda model: scale_of(model, temperature)))
+
+
 def check_weights(**weights: float) -> None:
     """Refuse weights of loss terms below 0.
 
@@ -198,3 +208,13 @@ def check_temperature(temperature: float | None) -> None:
     """
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature must be above 0, such as CLIP's 0.01, got {temperature}.")
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a value that is not among the known ones.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")

@@ -13,7 +13,7 @@ from robust_clip.attacks.losses import AttackLoss, CrossEntropy
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_temperature
+from .base import Batch, Objective, check_temperature, scale_of
 from .functional import class_logits
 from .tecoa import TeCoA
 
@@ -54,7 +54,7 @@ class ImgCoAdv(Objective):
 
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"img_coadv": scalar}`."""
-        scale = 1 / self.temperature if self.temperature else student.logit_scale.exp()
+        scale = scale_of(student, self.temperature)
         clean, adversarial = student.encode_image(batch.pixels), student.encode_image(batch.adversarial)
         return {"img_coadv": view_contrast(adversarial, clean, scale).mean()}
 

@@ -1,6 +1,6 @@
 """Margins that grow with the distance between the classes' texts, and cross-entropy with them: TIMA's image loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robust_clip.attacks.losses import LabelledLoss
 
-from .base import check_weights
+from .base import check_choice, check_weights
 
 Kind = Literal["tam", "asam"]
 Form = Literal["additive", "angular"]
@@ -159,13 +159,3 @@ def cosines(embeds: Tensor) -> Tensor:
     unit = F.normalize(embeds.float(), dim=-1)
     with torch.autocast(embeds.device.type, enabled=False):
         return unit @ unit.T
-
-
-def check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    """Refuse a value that is not among the known ones.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")

@@ -12,21 +12,8 @@ from robust_clip.attacks.losses import AttackLoss, CrossEntropy
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_temperature, check_weights, class_embeds_of
+from .base import Batch, Objective, check_temperature, check_weights, class_embeds_of, scale_of
 from .functional import class_logits, kl_divergence
-
-
-@dataclass(frozen=True)
-class _OpenReviewPaper(Paper):
-    """A paper that is not on arXiv: `arxiv_id` holds its identifier on OpenReview."""
-
-    def __post_init__(self) -> None:
-        """Nothing to refuse: the form of these identifiers is not documented."""
-
-    @property
-    def url(self) -> str:
-        """Page of the paper on OpenReview."""
-        return f"https://openreview.net/forum?id={self.arxiv_id}"
 
 
 @dataclass(frozen=True)
@@ -55,15 +42,16 @@ class MART(Objective):
     detach_weight: bool = False
     temperature: float | None = None
 
-    paper: ClassVar[Paper] = _OpenReviewPaper(
+    paper: ClassVar[Paper] = Paper(
         title="Improving Adversarial Robustness Requires Revisiting Misclassified Examples",
-        arxiv_id="rklOg6EFwS",
+        arxiv_id=None,
         bibtex="""@inproceedings{wang2020improving,
   title={Improving Adversarial Robustness Requires Revisiting Misclassified Examples},
   author={Wang, Yisen and Zou, Difan and Yi, Jinfeng and Bailey, James and Ma, Xingjun and Gu, Quanquan},
   booktitle={International Conference on Learning Representations},
   year={2020}
 }""",
+        url="https://openreview.net/forum?id=rklOg6EFwS",
     )
 
     def __post_init__(self) -> None:
@@ -78,7 +66,7 @@ class MART(Objective):
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"boosted": scalar, "divergence": scalar}`, the second unless beta is 0."""
         class_embeds = class_embeds_of(batch, "MART")
-        scale = 1 / self.temperature if self.temperature else student.logit_scale.exp()
+        scale = scale_of(student, self.temperature)
         adversarial = class_logits(student.encode_image(batch.adversarial), class_embeds, scale)
         terms = {"boosted": boosted_cross_entropy(adversarial, batch.labels).mean()}
         if self.beta:

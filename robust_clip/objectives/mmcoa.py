@@ -12,7 +12,7 @@ from robust_clip.attacks.losses import AttackLoss, CrossEntropy
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_weights
+from .base import Batch, Objective, check_choice, check_weights
 from .functional import class_logits
 
 Domain = Literal["image", "text", "both"]
@@ -68,12 +68,8 @@ class MMCoA(Objective):
 
     def __post_init__(self) -> None:
         check_weights(image_weight=self.image_weight, text_weight=self.text_weight)
-        for name, value, known in (
-            ("domain", self.domain, get_args(Domain)),
-            ("duplicates", self.duplicates, get_args(Duplicates)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        check_choice("domain", self.domain, get_args(Domain))
+        check_choice("duplicates", self.duplicates, get_args(Duplicates))
 
     @property
     def needs_attack(self) -> bool:  # type: ignore[override]

@@ -12,7 +12,16 @@ from robust_clip.attacks.losses import AttackLoss, CrossEntropy
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_temperature, check_weights, class_embeds_of, teacher_of
+from .base import (
+    Batch,
+    Objective,
+    check_choice,
+    check_temperature,
+    check_weights,
+    class_embeds_of,
+    scale_of,
+    teacher_of,
+)
 from .functional import class_logits, kl_divergence
 
 Direction = Literal["reference_first", "adversarial_first"]
@@ -70,9 +79,8 @@ class PMGAFT(Objective):
     def __post_init__(self) -> None:
         check_weights(alpha=self.alpha, beta=self.beta)
         check_temperature(self.temperature)
-        for name, known in (("direction", get_args(Direction)), ("reduction", get_args(Reduction))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        check_choice("direction", self.direction, get_args(Direction))
+        check_choice("reduction", self.reduction, get_args(Reduction))
 
     @classmethod
     def authors(cls) -> Self:
@@ -92,7 +100,7 @@ class PMGAFT(Objective):
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"cross_entropy": scalar, "general": scalar, "clean": scalar}`, without those of weight 0."""
         class_embeds, original = class_embeds_of(batch, "PMG-AFT"), teacher_of(teacher, "PMG-AFT")
-        scale = student.logit_scale.exp() if self.temperature is None else 1 / self.temperature
+        scale = scale_of(student, self.temperature)
         logits = class_logits(student.encode_image(batch.adversarial), class_embeds, scale)
         terms = {"cross_entropy": F.cross_entropy(logits, batch.labels)}
         if self.alpha:

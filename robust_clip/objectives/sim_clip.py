@@ -12,7 +12,7 @@ from robust_clip.attacks.losses import AttackLoss
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, clean_teacher_features, teacher_of
+from .base import Batch, Objective, check_choice, clean_teacher_features, teacher_of
 
 Form = Literal["frozen", "siamese"]
 
@@ -61,8 +61,7 @@ class SimCLIP(Objective):
     teacher_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
-            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}.")
+        check_choice("form", self.form, get_args(Form))
 
     @property
     def student_passes(self) -> int:  # type: ignore[override]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from robust_clip.models import RobustCLIPModel
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_weights, class_embeds_of, teacher_of
+from .base import Batch, Objective, check_choice, check_weights, class_embeds_of, teacher_of
 from .functional import class_logits
 
 Distance = Literal["l2", "l1", "cosine"]
@@ -68,9 +68,8 @@ class TGAZSR(Objective):
 
     def __post_init__(self) -> None:
         check_weights(alpha=self.alpha, beta=self.beta)
-        for name, known in (("distance", get_args(Distance)), ("token_norm", get_args(TokenNorm))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        check_choice("distance", self.distance, get_args(Distance))
+        check_choice("token_norm", self.token_norm, get_args(TokenNorm))
 
     @property
     def student_passes(self) -> int:  # type: ignore[override]

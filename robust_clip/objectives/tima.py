@@ -15,10 +15,13 @@ from robust_clip.paper import Paper
 from .base import (
     Batch,
     Objective,
+    check_choice,
     check_temperature,
     check_weights,
     class_embeds_of,
     clean_teacher_features,
+    constant_scale,
+    scale_of,
     student_class_embeds,
     teacher_of,
 )
@@ -27,7 +30,6 @@ from .margins import (
     SAME,
     MarginCrossEntropy,
     TextMargin,
-    check_choice,
     cosines,
     relative_margins,
     squared_distances,
@@ -35,6 +37,8 @@ from .margins import (
 )
 
 Stage = Literal["joint", "text", "image"]
+
+
 @dataclass(frozen=True)
 class TIMA(Objective):
     """Image-aware text tuning (`mhe`, `iakd`) and text-aware image tuning (`tam`, `takd`), jointly or one by one.
@@ -153,7 +157,7 @@ class TIMA(Objective):
         embeds = class_embeds_of(batch, "TIMA")
         if self.trains_text:
             embeds = student_class_embeds(student, batch, "TIMA")
-        scale = 1 / self.temperature if self.temperature else student.logit_scale.exp()
+        scale = scale_of(student, self.temperature)
         clean, expected = None, None
         if self.teacher_passes:
             clean = clean_teacher_features(teacher_of(teacher, "TIMA"), batch)
@@ -192,8 +196,7 @@ class TIMA(Objective):
         classifier = ZeroShotClassifier(student, class_embeds, temperature=self.temperature)
         if not (self.margin.in_attack and self.margin.size):
             return classifier, CrossEntropy(batch.labels)
-        own_scale = student(compute=lambda model: model.logit_scale.exp().item())
-        scale = 1 / self.temperature if self.temperature else own_scale
+        scale = constant_scale(student, self.temperature)
         return classifier, MarginCrossEntropy(batch.labels, self._margins(batch), scale, self.margin.form)
 
     def _margins(self, batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from robust_clip.attacks.losses import AttackLoss
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_temperature, check_weights, class_embeds_of
+from .base import Batch, Objective, check_temperature, check_weights, class_embeds_of, scale_of
 from .functional import class_logits, kl_divergence
 
 
@@ -76,7 +76,7 @@ class TRADES(Objective):
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"clean": scalar, "divergence": scalar}`, the second unless beta is 0."""
         class_embeds = class_embeds_of(batch, "TRADES")
-        scale = 1 / self.temperature if self.temperature else student.logit_scale.exp()
+        scale = scale_of(student, self.temperature)
         clean = class_logits(student.encode_image(batch.pixels), class_embeds, scale)
         terms = {"clean": F.cross_entropy(clean, batch.labels)}
         if self.beta:

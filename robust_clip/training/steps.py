@@ -20,7 +20,7 @@ from robust_clip.attacks import (
     sample_generators,
 )
 from robust_clip.data import ImageDataset, Mixture
-from robust_clip.models import RobustCLIPModel, ZeroShotClassifier
+from robust_clip.models import TOWERS, RobustCLIPModel, ZeroShotClassifier
 from robust_clip.objectives import Batch, Objective, adaptive_problem
 from robust_clip.threat_model import ThreatModel, format_size
 
@@ -72,8 +72,7 @@ def frozen_copy(model: RobustCLIPModel) -> RobustCLIPModel:
 
 def drop_towers(teacher: RobustCLIPModel, student: RobustCLIPModel, kept: Sequence[str]) -> None:
     """Frees the teacher's copies of towers that are not `kept`; what it shares with the student costs nothing."""
-    parts = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
-    for tower, names in parts.items():
+    for tower, names in TOWERS.items():
         for name in names:
             theirs, ours = getattr(teacher, name), getattr(student, name)
             copied = any(a is not b for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
@@ -93,7 +92,7 @@ def set_text_learning_rate(optimizer: torch.optim.Optimizer, model: Any, learnin
     Raises:
         ValueError: If no parameter of the text tower learns.
     """
-    text = {id(p) for part in (model.text_model, model.text_projection) for p in part.parameters()}
+    text = {id(p) for part in TOWERS["text"] for p in getattr(model, part).parameters()}
     groups = [(group, [p for p in group["params"] if id(p) in text]) for group in list(optimizer.param_groups)]
     if not any(mine for _, mine in groups):
         raise ValueError("text_learning_rate is set, but no parameter of the text tower learns; leave it out.")

@@ -55,7 +55,7 @@ def full_disk(monkeypatch):
     @contextmanager
     def run_out(*writers):
         with monkeypatch.context() as patched:
-            for writer in writers or ("store.write_samples", "store.write_json"):
+            for writer in writers or ("store.write_samples", "run_folder.write_json", "store.write_json"):
                 patched.setattr(f"robust_clip.evaluation.{writer}", full)
             with pytest.raises(ValueError, match="No space left on device.*make room, then go on with --resume"):
                 yield

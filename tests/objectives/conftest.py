@@ -1,12 +1,18 @@
-"""A batch with classes and captions for the tiny CLIP."""
+"""A batch with classes and captions for the tiny CLIP, and an original that it has moved away from."""
 
 import pytest
 import torch
 
+from originals import another
 from robust_clip.models import embed_classes
 from robust_clip.objectives import Batch
 
 NAMES = ["red", "green", "blue"]
+
+
+@pytest.fixture
+def teacher(tiny_model):
+    return another(tiny_model)
 
 
 @pytest.fixture

@@ -25,11 +25,6 @@ def batch(batch):
     return replace(batch, class_embeds=None, labels=torch.full((6,), -1))
 
 
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
-
-
 @torch.no_grad()
 def captions_of(model, batch):
     return model.encode_text(batch.input_ids, batch.attention_mask)[batch.text_index].double().numpy()

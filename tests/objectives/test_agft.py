@@ -6,24 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from originals import another, learned, loss_and_gradients
-from reference import class_prompts, guided_by_original
+from originals import another, learned, loss_and_gradients, twin_logits
+from reference import guided_by_original
 from reference.differences import central_differences
 from robust_clip import PGD, ThreatModel
 from robust_clip.attacks import sample_generators
 from robust_clip.objectives import TeCoA
 from robust_clip.objectives.agft import AGFT, SoftCrossEntropy
-
-
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
-
-
-@torch.no_grad()
-def twin_logits(model, pixels, batch, scale):
-    features = model.encode_image(pixels).double().numpy()
-    return class_prompts.class_logits(features, batch.class_embeds.double().numpy(), scale)
 
 
 @pytest.mark.parametrize(("gamma", "temperature"), [(0.4, 1 / 180), (1.0, 0.1), (0.4, None)])

@@ -18,7 +18,7 @@ every_objective = pytest.mark.parametrize("objective_class", OBJECTIVES.values()
 def test_an_objective_is_a_frozen_value_that_names_its_paper(objective_class):
     objective = objective_class()
     assert objective == objective_class()
-    assert objective.paper.arxiv_id in inspect.getdoc(objective_class)
+    assert objective.paper.url in inspect.getdoc(objective_class)
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective.anything = 1
 

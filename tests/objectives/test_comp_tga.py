@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from originals import another, learned, loss_and_gradients, same_bits
+from originals import count_passes, learned, loss_and_gradients, mean_of_single_images, same_bits
 from reference import attention_maps
 from reference.differences import central_differences
 from robust_clip import PGD, AdversarialTrainer, AdversarialTrainingArguments, RobustCLIPModel, ThreatModel
@@ -15,11 +15,6 @@ from robust_clip.objectives import TeCoA
 from robust_clip.objectives.comp_tga import CompTGA
 from robust_clip.objectives.tga_zsr import TGAZSR, attention_map
 from tests.conftest import CLASS_NAMES, coloured_rows
-
-
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
 
 
 @pytest.fixture
@@ -105,9 +100,7 @@ def test_weights_of_0_give_tecoa_to_the_bit(tiny_model, teacher, batch):
 
 @pytest.mark.parametrize("objective", [CompTGA(a, b) for a in (0, 1) for b in (0, 1)], ids=str)
 def test_passes_are_counted_as_they_are_taken(tiny_model, teacher, batch, objective):
-    passes = {"student": 0, "teacher": 0}
-    for name, model in (("student", tiny_model), ("teacher", teacher)):
-        model.vision_model.register_forward_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
+    passes = count_passes(student=tiny_model, teacher=teacher)
     objective(tiny_model, teacher, batch)
     assert passes == {"student": objective.student_passes, "teacher": objective.teacher_passes}
 
@@ -121,10 +114,8 @@ def test_the_original_and_the_sentences_are_never_taught(tiny_model, teacher, ba
 
 
 def test_one_image_alone_has_the_loss_that_it_has_in_a_batch(tiny_model, teacher, batch):
-    whole = CompTGA()(tiny_model, teacher, batch)
-    alone = [CompTGA()(tiny_model, teacher, batch[torch.tensor([row])]) for row in range(6)]
-    for name, term in whole.items():
-        torch.testing.assert_close(torch.stack([each[name] for each in alone]).mean(), term, rtol=1e-4, atol=1e-6)
+    alone = mean_of_single_images(CompTGA(), tiny_model, teacher, batch)
+    torch.testing.assert_close(alone, CompTGA()(tiny_model, teacher, batch), rtol=1e-4, atol=1e-6)
 
 
 def test_the_trainer_embeds_the_other_sentence(tmp_path, tiny_checkpoint, tiny_processor):

@@ -20,11 +20,6 @@ EVERY_FORM = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
-
-
 @EVERY_FORM
 def test_fare_is_its_twin(tiny_model, teacher, batch, clean_weight, trades):
     terms = FARE(clean_weight, trades)(tiny_model, teacher, batch)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from originals import learned
+from originals import before_projection, learned, twin_logits
 from reference import class_prompts
 from reference.clean_and_adversarial import mart
 from reference.differences import central_differences
@@ -14,16 +14,11 @@ from robust_clip.objectives import MART, TeCoA, adaptive_problem
 from robust_clip.objectives.mart import boosted_cross_entropy
 
 
-def logits_of(model, batch, pixels, scale):
-    features = model.encode_image(pixels).detach().double().numpy()
-    return class_prompts.class_logits(features, batch.class_embeds.double().numpy(), scale)
-
-
 @pytest.mark.parametrize("temperature", [None, 0.02])
 def test_every_term_is_its_twin(tiny_model, batch, temperature):
     terms = MART(beta=3.0, temperature=temperature)(tiny_model, None, batch)
     scale = 1 / temperature if temperature else tiny_model.logit_scale.exp().item()
-    clean, adversarial = (logits_of(tiny_model, batch, pixels, scale) for pixels in (batch.pixels, batch.adversarial))
+    clean, adversarial = (twin_logits(tiny_model, each, batch, scale) for each in (batch.pixels, batch.adversarial))
     want = mart(clean, adversarial, batch.labels.tolist(), 3.0)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(want, rel=1e-5)
     assert want["divergence"] > 1e-4
@@ -66,10 +61,7 @@ def test_the_gradient_of_the_weighted_divergence(tiny_model, batch, detach_weigh
     """By the projection, of which clean and adversarial logits depend; the weight moves with it or stays."""
     one, weight = batch[torch.tensor([0])], tiny_model.visual_projection.weight
     before = weight.detach().double().numpy().copy()
-    pooled = [
-        tiny_model.vision_model(pixel_values=tiny_model.preprocess(p)).pooler_output.detach().double().numpy()
-        for p in (one.pixels, one.adversarial)
-    ]
+    pooled = [before_projection(tiny_model, pixels) for pixels in (one.pixels, one.adversarial)]
     scale, embeds = tiny_model.logit_scale.exp().item(), one.class_embeds.double().numpy()
 
     def parts(matrix):

@@ -6,24 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from originals import another, learned, loss_and_gradients, same_bits
+from originals import another, count_passes, learned, loss_and_gradients, same_bits, slope_at_a_pixel, twin_logits
 from reference import class_prompts, guided_by_original
 from reference.differences import central_differences
 from robust_clip import RobustCLIPModel
 from robust_clip.objectives import TeCoA, adaptive_problem
 from robust_clip.objectives.functional import kl_divergence
 from robust_clip.objectives.pmg_aft import PMGAFT
-
-
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
-
-
-@torch.no_grad()
-def twin_logits(model, pixels, batch, scale):
-    features = model.encode_image(pixels).double().numpy()
-    return class_prompts.class_logits(features, batch.class_embeds.double().numpy(), scale)
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0])
@@ -102,23 +91,15 @@ def test_the_attack_climbs_cross_entropy_at_the_temperature_of_the_loss(tiny_mod
 
 def test_an_adaptive_attack_sees_the_original_move_with_the_image(tiny_model, teacher, batch):
     """The gradient of the whole loss by one pixel, against the difference of the loss."""
-    one, step = batch[torch.tensor([3])], 1e-2
+    one = batch[torch.tensor([3])]
     _, loss = adaptive_problem(PMGAFT(alpha=100), tiny_model, teacher, one)
-    pixels = one.adversarial.clone().requires_grad_()
-    loss(pixels).sum().backward()
-    spot = (0, 1, *divmod(int(pixels.grad[0, 1].abs().argmax()), 16))
-    moved = [pixels.detach().clone(), pixels.detach().clone()]
-    for image, sign in zip(moved, (1, -1), strict=True):
-        image[spot] += sign * step
-    slope = (loss(moved[0]) - loss(moved[1])).item() / (2 * step)
-    assert pixels.grad[spot].item() == pytest.approx(slope, rel=1e-2)
+    gradient, difference = slope_at_a_pixel(loss, one.adversarial)
+    assert gradient == pytest.approx(difference, rel=1e-2)
 
 
 @pytest.mark.parametrize("objective", [PMGAFT(a, b) for a in (0, 1) for b in (0, 1)], ids=str)
 def test_passes_are_counted_as_they_are_taken(tiny_model, teacher, batch, objective):
-    passes = {"student": 0, "teacher": 0}
-    for name, model in (("student", tiny_model), ("teacher", teacher)):
-        model.visual_projection.register_forward_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
+    passes = count_passes(student=tiny_model, teacher=teacher)
     objective(tiny_model, teacher, batch)
     assert passes == {"student": objective.student_passes, "teacher": objective.teacher_passes}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from originals import another, learned, loss_and_gradients
+from originals import another, count_passes, learned, loss_and_gradients
 from reference import guided_by_original
 from reference.differences import central_differences
 from robust_clip import PGD, ThreatModel
@@ -14,11 +14,6 @@ from robust_clip.attacks import sample_generators
 from robust_clip.objectives.sim_clip import SimCLIP, stopped_distance
 
 BOTH_FORMS = pytest.mark.parametrize("form", ["frozen", "siamese"])
-
-
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
 
 
 @torch.no_grad()
@@ -92,9 +87,7 @@ def test_the_attack_climbs_the_distance_to_the_originals_clean_features(tiny_mod
 
 @BOTH_FORMS
 def test_passes_of_attack_and_loss_are_counted_as_they_are_taken(tiny_model, teacher, batch, form):
-    passes = {"student": 0, "teacher": 0}
-    for name, model in (("student", tiny_model), ("teacher", teacher)):
-        model.visual_projection.register_forward_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
+    passes = count_passes(student=tiny_model, teacher=teacher)
     objective = SimCLIP(form)
     objective.inner_problem(tiny_model, teacher, batch)
     loss_and_gradients(objective, tiny_model, teacher, batch)

@@ -5,15 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from originals import twin_logits
 from reference import class_prompts
 from robust_clip.objectives import Clean, TeCoA
 
 
 def test_tecoa_is_its_twin(tiny_model, batch):
     loss = TeCoA()(tiny_model, None, batch)["tecoa"]
-    features = tiny_model.encode_image(batch.adversarial).detach().double().numpy()
-    scale = tiny_model.logit_scale.exp().item()
-    logits = class_prompts.class_logits(features, batch.class_embeds.double().numpy(), scale)
+    logits = twin_logits(tiny_model, batch.adversarial, batch, tiny_model.logit_scale.exp().item())
     assert loss.item() == pytest.approx(class_prompts.cross_entropy(logits, batch.labels.numpy()), rel=1e-5)
 
 

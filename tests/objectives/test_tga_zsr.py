@@ -8,18 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from originals import another, learned, loss_and_gradients, same_bits
+from originals import another, count_passes, learned, loss_and_gradients, mean_of_single_images, same_bits, twin_logits
 from reference import attention_maps, class_prompts
 from reference.differences import central_differences
 from robust_clip.objectives import TeCoA
 from robust_clip.objectives.tga_zsr import TGAZSR, attention_map, encode_tokens, map_distance, upsample_map
 
 NORMS, DISTANCES = ["feature", "across_tokens", "none"], ["l2", "l1", "cosine"]
-
-
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
 
 
 @torch.no_grad()
@@ -43,9 +38,7 @@ def test_every_term_is_its_twin(tiny_model, teacher, batch, token_norm, distance
         maps = twin_maps(objective, tiny_model, pixels, batch)
         return np.mean([attention_maps.distance(a, b, distance) for a, b in zip(maps, reference, strict=True)])
 
-    features = tiny_model.encode_image(batch.adversarial).detach().double().numpy()
-    scale = tiny_model.logit_scale.exp().item()
-    logits = class_prompts.class_logits(features, batch.class_embeds.double().numpy(), scale)
+    logits = twin_logits(tiny_model, batch.adversarial, batch, tiny_model.logit_scale.exp().item())
     twin = {
         "cross_entropy": class_prompts.cross_entropy(logits, batch.labels),
         "refinement": 0.7 * far(batch.adversarial),
@@ -135,9 +128,7 @@ def test_the_class_token_gives_the_logits(tiny_model, batch):
 
 @pytest.mark.parametrize("objective", [TGAZSR(a, b) for a in (0, 1) for b in (0, 1)], ids=str)
 def test_passes_are_counted_as_they_are_taken(tiny_model, teacher, batch, objective):
-    passes = {"student": 0, "teacher": 0}
-    for name, model in (("student", tiny_model), ("teacher", teacher)):
-        model.vision_model.register_forward_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
+    passes = count_passes(student=tiny_model, teacher=teacher)
     objective(tiny_model, teacher, batch)
     assert passes == {"student": objective.student_passes, "teacher": objective.teacher_passes}
 
@@ -150,10 +141,8 @@ def test_the_original_is_never_taught(tiny_model, teacher, batch):
 
 
 def test_one_image_alone_has_the_loss_that_it_has_in_a_batch(tiny_model, teacher, batch):
-    whole = TGAZSR()(tiny_model, teacher, batch)
-    alone = [TGAZSR()(tiny_model, teacher, batch[torch.tensor([row])]) for row in range(6)]
-    for name, term in whole.items():
-        torch.testing.assert_close(torch.stack([each[name] for each in alone]).mean(), term, rtol=1e-4, atol=1e-6)
+    alone = mean_of_single_images(TGAZSR(), tiny_model, teacher, batch)
+    torch.testing.assert_close(alone, TGAZSR()(tiny_model, teacher, batch), rtol=1e-4, atol=1e-6)
 
 
 def test_the_attack_climbs_cross_entropy(tiny_model, teacher, batch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from originals import another, learned, loss_and_gradients, same_bits
+from originals import learned, loss_and_gradients, same_bits
 from reference import class_prompts
 from reference import tima as twin
 from reference.differences import central_differences
@@ -18,11 +18,6 @@ from robust_clip.objectives.tima import hyperspherical_energy, semantic_divergen
 
 NAMES, TEMPLATES = ["red", "green", "blue"], ["a photo of a {}", "one {}"]
 PLAIN = {"mhe": 0, "sc_mhe": 0, "iakd": 0, "takd": 0}
-
-
-@pytest.fixture
-def teacher(tiny_model):
-    return another(tiny_model)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from originals import learned, loss_and_gradients, same_bits
+from originals import before_projection, learned, loss_and_gradients, same_bits, twin_logits
 from reference import class_prompts
 from reference.clean_and_adversarial import trades
 from reference.differences import central_differences
@@ -16,16 +16,11 @@ from robust_clip.objectives.trades import PredictionDivergence
 from robust_clip.threat_model import ThreatModel
 
 
-def logits_of(model, batch, pixels, scale):
-    features = model.encode_image(pixels).detach().double().numpy()
-    return class_prompts.class_logits(features, batch.class_embeds.double().numpy(), scale)
-
-
 @pytest.mark.parametrize("temperature", [None, 0.02])
 def test_every_term_is_its_twin(tiny_model, batch, temperature):
     terms = TRADES(beta=3.0, temperature=temperature)(tiny_model, None, batch)
     scale = 1 / temperature if temperature else tiny_model.logit_scale.exp().item()
-    clean, adversarial = (logits_of(tiny_model, batch, pixels, scale) for pixels in (batch.pixels, batch.adversarial))
+    clean, adversarial = (twin_logits(tiny_model, each, batch, scale) for each in (batch.pixels, batch.adversarial))
     want = trades(clean, adversarial, batch.labels.tolist(), 3.0)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(want, rel=1e-5)
     assert want["divergence"] > 1e-4
@@ -50,10 +45,7 @@ def test_the_clean_prediction_learns_of_the_divergence_unless_detached(tiny_mode
     one = batch[torch.tensor([0])]
     weight = tiny_model.visual_projection.weight
     before = weight.detach().double().numpy().copy()
-    pooled = [
-        tiny_model.vision_model(pixel_values=tiny_model.preprocess(p)).pooler_output.detach().double().numpy()
-        for p in (one.pixels, one.adversarial)
-    ]
+    pooled = [before_projection(tiny_model, pixels) for pixels in (one.pixels, one.adversarial)]
     scale, embeds = tiny_model.logit_scale.exp().item(), one.class_embeds.double().numpy()
 
     def divergence(moving, detached):

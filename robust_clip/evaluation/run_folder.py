@@ -1,0 +1,133 @@
+"""The folder of one run: begun once, gone on from when asked, and never mixed with another run's."""
+
+import json
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from .protocol import Protocol
+from .records import write_json
+from .retrieval_protocol import RetrievalProtocol
+
+RowType = TypeVar("RowType")
+
+
+class RunFolder(ABC, Generic[RowType]):
+    """The folder of one run, `root/dataset-split/protocol`: `parts/` while it runs, then a row, of type `RowType`.
+
+    Args:
+        root: Folder for all records of a model.
+        dataset: Name of the data set.
+        split: Its split.
+        protocol: What is measured.
+
+    Attributes:
+        folder: Where all of it lies.
+        measured: What errors call a run.
+        row_file: Name of the file with the row.
+        part_files: Pattern of the names of parts.
+    """
+
+    measured: ClassVar[str]
+    row_file: ClassVar[str]
+    part_files: ClassVar[str]
+
+    def __init__(self, root: str | Path, dataset: str, split: str, protocol: Protocol | RetrievalProtocol) -> None:
+        self.folder = Path(root) / re.sub(r"[^\w.-]+", "_", f"{dataset}-{split}") / protocol.folder
+        self._parts = self.folder / "parts"
+        self._identity = self.folder / "identity.json"
+        self._row = self.folder / self.row_file
+
+    def require_new(self) -> None:
+        """Refuse a folder that holds results.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if self._has_results():
+            run = "a finished" if self._row.exists() else "an unfinished"
+            raise ValueError(f"{self.folder} holds {run} run: go on from it with --resume, or give another directory")
+
+    def begin(self, identity: dict[str, Any], resume: bool) -> RowType | None:
+        """Make the folder ready.
+
+        Args:
+            identity: Fields of the row to be that say what is measured, in the types of JSON.
+            resume: Go on from the parts that are there, or take the finished row.
+
+        Returns:
+            The row, if it is finished already.
+
+        Raises:
+            ValueError: If there are results and `resume` is not set, if they are of another run, or if the folder
+                cannot be written.
+        """
+        require_writable(self.folder)
+        if not resume:
+            self.require_new()
+        if self._has_results():
+            found = json.loads((self._row if self._row.exists() else self._identity).read_text())
+            if unlike := "; ".join(differences(found, identity)):
+                raise ValueError(f"{self.folder} holds another {self.measured}: {unlike}. Give another directory")
+            if self._row.exists():
+                return self._read_row()
+        with advice(self.folder):
+            self._parts.mkdir(exist_ok=True)
+            write_json(self._identity, identity)
+        return None
+
+    @abstractmethod
+    def _read_row(self) -> RowType:
+        """The finished row."""
+
+    def _drop_parts(self) -> None:
+        """Remove what the finished row takes the place of."""
+        self._identity.unlink()
+        shutil.rmtree(self._parts)
+
+    def _has_results(self) -> bool:
+        return self._row.exists() or any(self._parts.glob(self.part_files))
+
+
+@contextmanager
+def advice(place: str | Path) -> Iterator[None]:
+    """Say what to do where a write fails in the middle of a run.
+
+    Raises:
+        ValueError: If it does; with the `place` that could not be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {place} ({error.strerror}); what was written before is whole: make room, then go on "
+            "with --resume"
+        ) from error
+
+
+def require_writable(folder: str | Path) -> None:
+    """Make a folder and a file in it, so that a long run does not end in vain.
+
+    Raises:
+        ValueError: If that fails.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror}): give another directory") from error
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """What differs between two values of JSON, leaf by leaf; what a row says beyond its identity is none."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*wanted, *(found if name else ())]):
+            yield from differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+    elif found != wanted:
+        yield f"{name} is {found!r} there and {wanted!r} here"
