@@ -4,7 +4,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,17 @@ def run(args: argparse.Namespace) -> int:
     _claim(out, read_yaml(args.study))
     measuring = Measuring(args.root, args.batch_size)
     rows = _measure_original(plan, measuring, out) if args.methods is None else []
-    for method in args.methods or plan.methods:
+    methods = args.methods or list(plan.methods)
+    for method in methods:
         if method not in plan.methods:
             raise ValueError(f"Unknown method {method!r}; the study has {', '.join(plan.methods)}.")
-        chosen = _choose(plan, method, measuring)
-        for seed in plan.seeds_of(method):
-            trained = plan.run(method, chosen.learning_rate, seed)
-            _train(trained)
-            for measurement in plan.evaluation:
-                if not measurement.only or method in measurement.only:
-                    rows += measuring.measure(str(trained.folder), measurement, out / "rows" / _name(trained))
+    choose = cache(partial(_choose, plan, measuring=measuring))
+    for method, seed in plan.by_seed(methods):
+        trained = plan.run(method, choose(method).learning_rate, seed)
+        _train(trained)
+        for measurement in plan.evaluation:
+            if not measurement.only or method in measurement.only:
+                rows += measuring.measure(str(trained.folder), measurement, out / "rows" / _name(trained))
     table = render(rows, plan)
     if args.into:
         insert_table(args.into, table)
@@ -117,7 +118,7 @@ def _choose(plan: StudyPlan, method: str, measuring: Measuring) -> Run:
     scores = {}
     for trial in plan.grid(method):
         _train(trial)
-        if len(plan.learning_rates) == 1:
+        if len(plan.learning_rates_of(method)) == 1:
             return trial
         rows = measuring.measure(str(trial.folder), plan.selection, trial.folder / "selection", _name(trial))
         means = [(row.clean_accuracy + (row.robust_accuracy or 0.0)) / 2 for row in rows]

@@ -1,6 +1,6 @@
 """Studies: several methods from one checkpoint under one budget, as a file of recipes that share what they share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from robust_clip.evaluation import Protocol, get_protocols
 from .recipe import SECTIONS, as_section, construct, read_yaml
 from .sections import Sections
 
-_OF_METHODS = (*SECTIONS, "seeds")
+_OWN = ("seeds", "learning_rates")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class StudyPlan:
         output_dir: Folder for checkpoints, rows and tables.
         recipe: Sections that all methods share.
         methods: Name to the sections that a method adds or changes, key by key; `null` leaves a section out. `seeds`
-            beside them are its own.
-        learning_rates: The grid, the same for all methods.
+            and `learning_rates` beside them are its own.
+        learning_rates: The grid, of all methods that have none of their own: what is few and new learns at others.
         selection: What chooses among the grid: the mean of clean and robust accuracy, of images that are held out of
             the training split (`split: "train:validation"` beside `data.split: "train:fit"`).
         evaluation: What is measured of the chosen.
@@ -99,13 +99,14 @@ class StudyPlan:
         for name in ("methods", "learning_rates", "seeds", "evaluation"):
             if not getattr(self, name):
                 raise ValueError(f"A study needs {name}; the list is empty.")
-        if any(not rate > 0 for rate in self.learning_rates):
-            raise ValueError(f"learning_rates must be positive, got {list(self.learning_rates)}.")
+        rates = [rate for method in self.methods for rate in self.learning_rates_of(method)]
+        if any(not rate > 0 for rate in rates):
+            raise ValueError(f"learning_rates must be positive, got {rates}.")
         unknown = {name for measured in self.evaluation for name in measured.only} - set(self.methods)
         if unknown:
             raise ValueError(f"evaluation names {sorted(unknown)}, which are not among {sorted(self.methods)}.")
         for method in self.methods:
-            run = self.run(method, self.learning_rates[0], self.seeds_of(method)[0])
+            run = self.run(method, self.learning_rates_of(method)[0], self.seeds_of(method)[0])
             split = Sections.of(run.recipe).data.split
             if self.selection.split == split:
                 raise ValueError(
@@ -119,10 +120,21 @@ class StudyPlan:
         Raises:
             ValueError: If its list is empty.
         """
-        seeds: Sequence[int] = self.methods[method].get("seeds", self.seeds)
-        if not seeds:
-            raise ValueError(f"The seeds of {method} are an empty list.")
-        return seeds
+        return self._own(method, "seeds")
+
+    def learning_rates_of(self, method: str) -> Sequence[float]:
+        """Its own grid, or that of the study.
+
+        Raises:
+            ValueError: If its list is empty.
+        """
+        return self._own(method, "learning_rates")
+
+    def by_seed(self, methods: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Each method with its first seed, then with its second: stopped early, a study compares all of them."""
+        ranked = [(rank, method, seed) for method in methods for rank, seed in enumerate(self.seeds_of(method))]
+        for _, method, seed in sorted(ranked, key=lambda each: each[0]):
+            yield method, seed
 
     def run(self, method: str, learning_rate: float, seed: int) -> Run:
         """A training of a method.
@@ -132,10 +144,12 @@ class StudyPlan:
         """
         recipe = {section: as_section(section, value) for section, value in self.recipe.items()}
         for section, value in self.methods[method].items():
-            if section not in _OF_METHODS:
-                raise ValueError(f"Unknown section {section!r} of {method}; allowed: {', '.join(_OF_METHODS)}.")
-            if section != "seeds":
-                recipe[section] = {} if value is None else recipe.get(section, {}) | as_section(section, value)
+            if section in _OWN:
+                continue
+            if section not in SECTIONS:
+                allowed = ", ".join((*SECTIONS, *_OWN))
+                raise ValueError(f"Unknown section {section!r} of {method}; allowed: {allowed}.")
+            recipe[section] = {} if value is None else recipe.get(section, {}) | as_section(section, value)
         folder = Path(self.output_dir) / method / f"learning_rate_{learning_rate:g}_seed_{seed}"
         own = {"output_dir": str(folder), "learning_rate": learning_rate, "seed": seed}
         recipe["training"] = recipe.get("training", {}) | own
@@ -143,8 +157,14 @@ class StudyPlan:
 
     def grid(self, method: str) -> Iterator[Run]:
         """Its trainings with the first seed, one for each learning rate."""
-        for rate in self.learning_rates:
+        for rate in self.learning_rates_of(method):
             yield self.run(method, rate, self.seeds_of(method)[0])
+
+    def _own(self, method: str, what: str) -> Sequence[Any]:
+        found: Sequence[Any] = self.methods[method].get(what, getattr(self, what))
+        if not found:
+            raise ValueError(f"The {what} of {method} are an empty list.")
+        return found
 
     @classmethod
     def read(cls, path: str | Path) -> "StudyPlan":

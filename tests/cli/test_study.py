@@ -73,6 +73,8 @@ def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys):
         ({"learning_rates": []}, "needs learning_rates"),
         ({"learning_rates": [0.0]}, "must be positive"),
         ({"methods": {"tecoa": {"objective": "tecoa", "seeds": []}}}, "seeds of tecoa are an empty list"),
+        ({"methods": {"tecoa": {"objective": "tecoa", "learning_rates": []}}}, "learning_rates of tecoa are an empty"),
+        ({"methods": {"tecoa": {"objective": "tecoa", "learning_rates": [-1]}}}, "learning_rates must be positive"),
         ({"methods": {"tecoa": {"objective": "tecoa", "attacks": 1}}}, "Unknown section 'attacks'"),
         ({"methods": {"tecoa": {"objective": "nope"}}}, "Unknown objective 'nope'"),
         ({"selection": {"protocol": "clean", "datasets": ["x"], "split": "train:fit"}}, "would be trained on"),
@@ -95,3 +97,18 @@ def test_methods_change_the_shared_recipe_key_by_key(content, tmp_path):
     assert recipe["attack"] == {"name": "pgd", "steps": 7, "step_size": "4/255"}
     assert (recipe["training"]["max_steps"], recipe["training"]["optim"]) == (9, "sgd")
     assert (recipe["training"]["learning_rate"], recipe["training"]["seed"]) == (0.5, 3)
+
+
+def test_a_method_may_have_its_own_grid(content, tmp_path):
+    methods = {"tecoa": {"objective": "tecoa"}, "slow": {"objective": "tecoa", "learning_rates": [0.5], "seeds": [4]}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content | {"methods": methods}))
+    plan = StudyPlan.read(tmp_path / "study.yaml")
+    assert [(run.learning_rate, run.seed) for run in plan.grid("slow")] == [(0.5, 4)]
+    assert [(run.learning_rate, run.seed) for run in plan.grid("tecoa")] == [(1e-9, 0), (0.3, 0)]
+
+
+def test_first_seeds_of_all_methods_come_first(content, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    order = [("tecoa", 0), ("clean", 0), ("tecoa", 1)]
+    assert list(StudyPlan.read(path).by_seed(["tecoa", "clean"])) == order
