@@ -30,6 +30,10 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, tiny_checkpoint: Pat
     text_attack = recipe.get("attack", {}).get("text")
     if text_attack and text_attack["name"] == "bert_attack":
         text_attack["masked_lm"] = save_tiny_bert(tmp_path / "bert")
+    if recipe.get("adaptation", {}).get("name") == "prompts":
+        # As large as 16 pixels and two layers allow.
+        sizes = {"frame": 3, "depth": 2}
+        recipe["adaptation"] |= {name: size for name, size in sizes.items() if name in recipe["adaptation"]}
     mixture = isinstance(recipe["data"]["train"], dict)
     recipe["data"] |= {"train": {str(coloured_folder): 1} if mixture else str(coloured_folder), "root": None}
     recipe["data"].pop("classes", None)

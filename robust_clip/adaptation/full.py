@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from robust_clip.models import TOWERS, RobustCLIPModel
 
+from .base import check_towers
+
 # What of a tower comes after its blocks, and learns with the last of them.
 _HEADS = {
     "vision": ("vision_model.post_layernorm.", "visual_projection."),
@@ -35,9 +37,7 @@ class FullFineTuning:
     last_layers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [tower for tower in self.towers if tower not in TOWERS]
-        if unknown or not self.towers:
-            raise ValueError(f"towers must be some of {', '.join(TOWERS)}, got {self.towers!r}.")
+        check_towers(self.towers)
         for tower, count in self.last_layers.items():
             if tower not in self.towers:
                 raise ValueError(f"last_layers names {tower!r}, which is none of the towers {list(self.towers)}.")

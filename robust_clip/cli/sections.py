@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CLIPProcessor
 
-from robust_clip.adaptation import ADAPTATIONS, FullFineTuning
+from robust_clip.adaptation import ADAPTATIONS, Adaptation
 from robust_clip.attacks import ATTACKS, Attack, AttackRun, TextAttack
 from robust_clip.attacks.text_registry import TEXT_ATTACKS
 from robust_clip.data import DataSource, ImageDataset, Mixture
@@ -126,7 +126,7 @@ class Sections:
     attack: Attack | AttackRun | None
     text_attack: TextAttack | None
     threat_model: ThreatModel | None
-    adaptation: FullFineTuning | None
+    adaptation: Adaptation | None
     data: DataSource
     model: ModelSource
     training: AdversarialTrainingArguments

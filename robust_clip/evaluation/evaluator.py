@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator, templates_for
-from robust_clip.models import RobustCLIPModel
+from robust_clip.models import RobustCLIPModel, class_templates
 
 from .adaptive import InnerProblemMaker
 from .bench import Bench, compiled_tower, set_up
@@ -84,7 +84,7 @@ def evaluate_robustness(
             image cannot be read.
         FloatingPointError: If logits or gradients are not finite.
     """
-    names, templates = _prompts(dataset, protocol)
+    names, templates = _prompts(model, dataset, protocol)
     _require_inner_problem(protocol, inner_problem)
     protocol.require_packages()
     fitted, substituted = protocol.fit_to_classes(len(names))
@@ -155,7 +155,7 @@ def _one_by_one(collator: PixelCollator, examples: Sequence[dict[str, Any]]) -> 
     return [collator([example]) for example in examples]
 
 
-def _prompts(dataset: ImageDataset, protocol: Protocol) -> tuple[list[str], list[str]]:
+def _prompts(model: RobustCLIPModel, dataset: ImageDataset, protocol: Protocol) -> tuple[list[str], list[str]]:
     """Class names and templates."""
     names = require_classes(dataset)
     templates = list(dataset.templates)
@@ -165,7 +165,7 @@ def _prompts(dataset: ImageDataset, protocol: Protocol) -> tuple[list[str], list
         templates = list(templates_for(dataset.name, "clip"))
     elif len(templates) == 1:
         templates = list(templates_for(dataset.name, "ensemble"))
-    return names, templates
+    return names, list(class_templates(model, templates))
 
 
 def require_classes(dataset: ImageDataset) -> list[str]:

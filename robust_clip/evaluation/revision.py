@@ -18,9 +18,12 @@ def checkpoint_revision(checkpoint: str, model: nn.Module) -> str:
 
     Returns:
         For a directory `sha256:` and the digest that `sha256sum` prints for its weights file (of several files: the
-        digest of their digests); for a Hub id its commit; where neither is known, `weights_revision`.
+        digest of their digests); for a Hub id its commit; where neither is known, and for an adapter or prompts in a
+        directory, whose base is part of what is measured, `weights_revision`.
     """
     folder = Path(checkpoint)
+    if any((folder / name).is_file() for name in ("adapter_config.json", "prompts_config.json")):
+        return weights_revision(model)
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if files:
         digests = []

@@ -1,21 +1,37 @@
 """CLIP models that take pixels, and the zero-shot classifier over them."""
 
-from .checkpoint import load_checkpoint, packaged_checkpoint
-from .configuration import RobustCLIPConfig
+from .checkpoint import load_checkpoint
+from .clip_score import clip_score_model
+from .configuration import PromptedCLIPConfig, RobustCLIPConfig
 from .interpolation import interpolate
 from .modeling import TOWERS, RobustCLIPModel
+from .onnx import export_classifier, export_image_tower, export_text_tower
+from .packaged import packaged_checkpoint
+from .prompt_sizes import PromptSizes
+from .prompted import CONTEXT_TEMPLATE, PromptedCLIPModel, class_templates
+from .vlm import swap_vision_tower
 from .zero_shot import ZeroShotClassifier, embed_classes, embed_texts, fill_templates, pool_templates
 
 __all__ = [
+    "CONTEXT_TEMPLATE",
     "TOWERS",
+    "PromptSizes",
+    "PromptedCLIPConfig",
+    "PromptedCLIPModel",
     "RobustCLIPConfig",
     "RobustCLIPModel",
     "ZeroShotClassifier",
+    "class_templates",
+    "clip_score_model",
     "embed_classes",
     "embed_texts",
+    "export_classifier",
+    "export_image_tower",
+    "export_text_tower",
     "fill_templates",
     "interpolate",
     "load_checkpoint",
     "packaged_checkpoint",
     "pool_templates",
+    "swap_vision_tower",
 ]

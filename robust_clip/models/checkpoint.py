@@ -1,32 +1,23 @@
 """Loading a checkpoint by name: from the Hub, a folder, or the package itself."""
 
-from importlib.resources import files
-
 import torch
 from safetensors import SafetensorError
-from transformers import CLIPProcessor
+from transformers import CLIPConfig, CLIPProcessor
 
+from .adapters import base_of, read_settings
+from .configuration import PromptedCLIPConfig
 from .modeling import RobustCLIPModel
-
-PACKAGED = ("nano_clip",)
-
-
-def packaged_checkpoint(name: str) -> str:
-    """The folder of a packaged checkpoint; any other name, path or Hub id is given back as it is.
-
-    >>> packaged_checkpoint("openai/clip-vit-base-patch32")
-    'openai/clip-vit-base-patch32'
-    >>> packaged_checkpoint("nano_clip").endswith("nano_clip")
-    True
-    """
-    return str(files("robust_clip") / "data" / "assets" / name) if name in PACKAGED else name
+from .packaged import PACKAGED, packaged_checkpoint
+from .prompt_files import PromptFiles, find_file
+from .prompted import PromptedCLIPModel
 
 
 def load_checkpoint(name: str, revision: str = "main") -> tuple[RobustCLIPModel, CLIPProcessor]:
     """A CLIP checkpoint in fp32, with its processor.
 
     Args:
-        name: Hub id, folder, or the name of a packaged checkpoint.
+        name: Hub id, folder, or the name of a packaged checkpoint. Of a folder or repository with an adapter or
+            learned prompts alone the base is loaded, too, and its processor unless there is one beside them.
         revision: Branch, tag or commit on the Hub.
 
     Returns:
@@ -37,10 +28,30 @@ def load_checkpoint(name: str, revision: str = "main") -> tuple[RobustCLIPModel,
     """
     path = packaged_checkpoint(name)
     try:
-        model = RobustCLIPModel.from_pretrained(path, revision=revision, dtype=torch.float32)
+        files, adapter = PromptFiles.read(path, revision=revision), read_settings(path, revision=revision)
+        kind = PromptedCLIPModel if files is not None or _is_prompted(path, revision) else RobustCLIPModel
+        model = kind.from_pretrained(path, revision=revision, dtype=torch.float32)
+        if find_file(path, "tokenizer_config.json", revision=revision) is None:
+            if files is not None:
+                base = files.settings["base"]
+                path, revision = packaged_checkpoint(base["name"]), base["revision"] or "main"
+            elif adapter is not None:
+                path, revision = base_of(path, adapter)
+        if hasattr(model.config, "conversion") and find_file(path, "config.json", revision=revision) is None:
+            # Not at the top: the room of the Hub is built on this one.
+            from robust_clip.hub.convert import published_processor
+
+            return model, published_processor(path, model.config.to_dict(), revision=revision)
         return model, CLIPProcessor.from_pretrained(path, revision=revision)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"Cannot load a CLIP checkpoint from {name!r}: give a folder with config.json, weights and processor, "
             f"a Hub id that can be reached, or one of {', '.join(PACKAGED)}. ({error})"
         ) from error
+
+
+def _is_prompted(path: str, revision: str) -> bool:
+    if find_file(path, "config.json", revision=revision) is None:
+        return False
+    config, _ = CLIPConfig.get_config_dict(path, revision=revision)
+    return config.get("model_type") == PromptedCLIPConfig.model_type

@@ -1,12 +1,16 @@
-"""Configuration of robust CLIP models: a stock CLIP config that also says how pixels are normalised."""
+"""Configuration of robust CLIP models: a stock CLIP config that also says how pixels are normalised, and prompts."""
 
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import CLIPConfig, ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from .prompt_files import refuse_prompts_alone
+from .prompt_sizes import PromptSizes
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class RobustCLIPConfig(CLIPConfig):
         """As the parent's, with the mean and deviation of a stock checkpoint taken from its image processor."""
         where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
         source = {key: kwargs[key] for key in where if key in kwargs}
+        if Path(pretrained_model_name_or_path).is_dir():
+            refuse_prompts_alone(pretrained_model_name_or_path)
         config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config.get("image_mean") is None:
             try:
@@ -60,6 +66,13 @@ class RobustCLIPConfig(CLIPConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RobustCLIPConfig":
         """As the parent's, but refuses a checkpoint that is not a CLIP instead of filling it with random weights."""
         model_type = config_dict.get("model_type")
+        if {model_type, cls.model_type} == {RobustCLIPConfig.model_type, PromptedCLIPConfig.model_type}:
+            raise ValueError(
+                "The checkpoint has learned prompts: load it by PromptedCLIPModel.from_pretrained or load_checkpoint."
+                if model_type == PromptedCLIPConfig.model_type
+                else "The checkpoint has no learned prompts: load it by RobustCLIPModel.from_pretrained, and put some "
+                "around it by PromptedCLIPModel.around or the adaptation prompts."
+            )
         if model_type != cls.model_type:
             raise ValueError(
                 f"Not a CLIP checkpoint: its config.json says model_type {model_type!r}, but {cls.model_type!r} is "
@@ -70,6 +83,37 @@ class RobustCLIPConfig(CLIPConfig):
     def to_dict(self) -> dict[str, Any]:
         """The config as saved: it names stock `CLIPModel`, so that the checkpoint loads without this package."""
         return super().to_dict() | {"architectures": ["CLIPModel"]}
+
+
+class PromptedCLIPConfig(RobustCLIPConfig):
+    """A `RobustCLIPConfig` that also says which prompts the model has and what they were learned on.
+
+    Args:
+        prompts: Fields of `PromptSizes`.
+        base: `name` of the checkpoint that the prompts were put around, its `revision` on the Hub, and the digest of
+            its `weights`.
+
+    Raises:
+        ValueError: As `PromptSizes`.
+    """
+
+    model_type = "prompted_clip"
+
+    prompts: dict[str, Any] | None = None
+    base: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.prompts = PromptSizes.of(self.prompts).to_dict()
+        super().__post_init__(**kwargs)
+
+    @property
+    def sizes(self) -> PromptSizes:
+        """Kinds and sizes of the prompts."""
+        return PromptSizes.of(self.prompts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as saved. It names a class of this package, since stock CLIP would leave the prompts out."""
+        return super().to_dict() | {"architectures": ["PromptedCLIPModel"]}
 
 
 def _three_numbers(name: str, value: Sequence[float] | None, default: Sequence[float]) -> list[float]:

@@ -1,5 +1,6 @@
 """CLIP that is handed pixels in [0, 1], so that an attack can differentiate through all that comes after them."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -7,21 +8,90 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from . import adapters
 from .configuration import RobustCLIPConfig
+from .prompt_files import refuse_prompts_alone
 
 # Names of CLIP's parts by tower; the temperature belongs to neither.
 TOWERS = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+# How a file is reached on the Hub.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class RobustCLIPModel(CLIPModel):
     """A `CLIPModel` whose resizing and normalising are part of the differentiable forward pass.
 
     The weights, their names and the saved directory are those of stock CLIP: `CLIPModel.from_pretrained(directory)`
-    loads what this class saves, and this class loads any stock CLIP checkpoint.
+    loads what this class saves, and this class loads any stock CLIP checkpoint, and published ones of other formats.
     """
 
     config_class = RobustCLIPConfig
     config: RobustCLIPConfig
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        base: str | None = None,
+        hidden_act: str | None = None,
+        unchecked: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers', and for checkpoints of other formats: open_clip's, OpenAI's, an image tower alone.
+
+        Those are converted in memory, and `config.conversion` says how; `robust-clip convert` writes them to disk. For
+        an adapter of peft its base is loaded first; one trained on other weights is warned of, with both digests.
+
+        Args:
+            pretrained_model_name_or_path: Folder, file, Hub id, or `OWNER/NAME/FILE` for one file of a repository.
+            *args: As transformers'.
+            base: The clean CLIP that a checkpoint of another format was trained from, as a folder or Hub id; an image
+                tower alone takes its text tower from there. For an adapter: what to put it on; by default what it
+                names.
+            hidden_act: Its activation, `quick_gelu` or `gelu`, where neither it nor the registry says.
+            unchecked: Take `base` and `hidden_act` at their word, whatever contradicts them.
+            **kwargs: As transformers'.
+
+        Raises:
+            ValueError: If it is no CLIP, damaged, or cannot be converted, and why.
+        """
+        # Not at the top: the room of the Hub is built on this one.
+        from robust_clip.hub.convert import load_published, needs_conversion
+
+        name = pretrained_model_name_or_path
+        where = {key: kwargs[key] for key in _WHERE if kwargs.get(key) is not None}
+        if name and (settings := adapters.read_settings(str(name), **where)):
+            rest = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
+            source, rest["revision"] = adapters.base_of(str(name), settings, base)
+            model = cls.from_pretrained(source, *args, hidden_act=hidden_act, unchecked=unchecked, **rest)
+            adapters.put_on(model, str(name), **where)
+            return model
+        if not (base or hidden_act or unchecked) and not (name and needs_conversion(name, **where)):
+            try:
+                return super().from_pretrained(name, *args, **kwargs)
+            except (OSError, ValueError):
+                if not name or not needs_conversion(name, ask_hub=True, **where):
+                    raise
+        refuse_prompts_alone(name, **where)
+        converted = load_published(name, base=base, hidden_act=hidden_act, unchecked=unchecked, **where)
+        rest = {key: value for key, value in kwargs.items() if key not in _WHERE}
+        if taken := sorted({"config", "state_dict"} & rest.keys()):
+            raise ValueError(f"{name} has to be converted, which gives its own {taken[0]}; leave that out.")
+        config, rest = cls.config_class.from_dict(converted.config, return_unused_kwargs=True, **rest)
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=converted.weights, **rest)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.config.name_or_path = model.name_or_path = str(name)
+        model.config._commit_hash = converted.commit
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As transformers'; of a model with an adapter only that, with the base that it belongs to on record."""
+        if not getattr(self, "peft_config", None):
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        adapters.name_base(self)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        return adapters.write_record(self, save_directory)
 
     @property
     def image_size(self) -> int:

@@ -4,11 +4,13 @@ from .adaptive import adaptive_problem
 from .adv import Adv
 from .adv_flyp import AdvFLYP
 from .agft import AGFT
+from .apt import APT
 from .base import Batch, Objective
 from .caw import CAW
 from .clean import Clean
 from .comp_tga import CompTGA
 from .contrastive import Contrastive
+from .fap import FAP
 from .fare import FARE
 from .img_coadv import ImgCoAdv
 from .leaf import LEAF
@@ -25,10 +27,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "adv": Adv,
     "adv_flyp": AdvFLYP,
     "agft": AGFT,
+    "apt": APT,
     "caw": CAW,
     "clean": Clean,
     "comp_tga": CompTGA,
     "contrastive": Contrastive,
+    "fap": FAP,
     "fare": FARE,
     "img_coadv": ImgCoAdv,
     "leaf": LEAF,
@@ -44,7 +48,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 __all__ = [
     "AGFT",
+    "APT",
     "CAW",
+    "FAP",
     "FARE",
     "LEAF",
     "MART",

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks import TextAttack
-from robust_clip.models import RobustCLIPModel, embed_classes, embed_texts, fill_templates
+from robust_clip.models import (
+    PromptedCLIPModel,
+    RobustCLIPModel,
+    class_templates,
+    embed_classes,
+    embed_texts,
+    fill_templates,
+)
 from robust_clip.models.zero_shot import tokenize
 from robust_clip.objectives import Batch, Objective
 
@@ -55,6 +62,8 @@ class BatchMaker:
         """Computes what the objective wants of the text tower as it was before training."""
         if not self._with_classes or self.class_names is None:
             return
+        if isinstance(original, PromptedCLIPModel):
+            original = original.as_base()
         if self.objective.needs_teacher and self.objective.trains_text:
             self._original_class_embeds = embed_classes(original, self.tokenizer, self.class_names, self.templates)
         if self.objective.other_template is not None:
@@ -80,16 +89,16 @@ class BatchMaker:
         return batch
 
     def _add_classes(self, batch: Batch, student: RobustCLIPModel) -> None:
-        names = self.class_names or ()
+        names, templates = self.class_names or (), class_templates(student, self.templates)
         if self._class_embeds is None or self.objective.trains_text:
-            self._class_embeds = embed_classes(student, self.tokenizer, names, self.templates)
+            self._class_embeds = embed_classes(student, self.tokenizer, names, templates)
         batch.class_embeds = self._class_embeds
         frozen = self._original_class_embeds
         batch.original_class_embeds = self._class_embeds if frozen is None else frozen
         batch.other_class_embeds = self._other_class_embeds
         if self.objective.trains_text and self.objective.needs_classes:
             if self._prompts is None:
-                self._prompts = tokenize(self.tokenizer, fill_templates(names, self.templates), student.device)
+                self._prompts = tokenize(self.tokenizer, fill_templates(names, templates), student.device)
             batch.prompt_ids, batch.prompt_mask = self._prompts["input_ids"], self._prompts["attention_mask"]
 
     def _add_captions(

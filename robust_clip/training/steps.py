@@ -1,14 +1,12 @@
 """Parts of a training step that are not the Trainer's: checks, the teacher, and what a run is on record for."""
 
-import copy
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import datasets
 import torch
 
-from robust_clip.adaptation import FullFineTuning
+from robust_clip.adaptation import Adaptation
 from robust_clip.attacks import (
     Attack,
     AttackLoss,
@@ -62,28 +60,6 @@ def check_arguments(args: AdversarialTrainingArguments, model: RobustCLIPModel) 
         )
     if args.dataloader_persistent_workers:
         raise ValueError("dataloader_persistent_workers would repeat the crops of the first epoch; leave it off.")
-
-
-def frozen_copy(model: RobustCLIPModel) -> RobustCLIPModel:
-    """The teacher: what learns is copied, frozen parameters are shared with the student."""
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(model, shared).eval().requires_grad_(False)
-
-
-def drop_towers(teacher: RobustCLIPModel, student: RobustCLIPModel, kept: Sequence[str]) -> None:
-    """Frees the teacher's copies of towers that are not `kept`; what it shares with the student costs nothing."""
-    for tower, names in TOWERS.items():
-        for name in names:
-            theirs, ours = getattr(teacher, name), getattr(student, name)
-            copied = any(a is not b for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
-            if tower not in kept and copied:
-                setattr(teacher, name, torch.nn.Identity())
-
-
-def default_adaptation(objective: Objective) -> FullFineTuning:
-    """All of the towers that the objective trains, and the temperature where that is part of it."""
-    towers = ("vision",) * objective.trains_vision + ("text",) * objective.trains_text
-    return FullFineTuning(towers, logit_scale=objective.trains_logit_scale)
 
 
 def set_text_learning_rate(optimizer: torch.optim.Optimizer, model: Any, learning_rate: float) -> None:
@@ -140,7 +116,7 @@ def check_compatible(
     attack: Attack | None,
     threat_model: ThreatModel | None,
     text_attack: TextAttack | None,
-    adaptation: FullFineTuning,
+    adaptation: Adaptation,
     train_dataset: Any,
 ) -> None:
     """Refuses parts that do not go together.
@@ -185,13 +161,15 @@ def training_record(
     attack: Attack | AttackRun | None,
     threat_model: ThreatModel | None,
     text_attack: TextAttack | None,
-    adaptation: FullFineTuning,
+    adaptation: Adaptation,
     train_dataset: Any,
 ) -> dict[str, Any]:
     """What the config and the card say of a run, in the types of JSON."""
     record: dict[str, Any] = {"objective": type(objective).__name__, "paper": objective.paper.url}
     record |= {f"objective {key}": value for key, value in asdict(objective).items()}  # type: ignore[call-overload]
-    record |= {f"trains {key}": value for key, value in asdict(adaptation).items()}
+    tuned: Any = asdict(adaptation)  # type: ignore[call-overload]
+    record |= {"adaptation": type(adaptation).__name__, "trains towers": list(adaptation.towers)}
+    record |= {f"trains {key}": value for key, value in tuned.items()}
     if isinstance(attack, AttackRun):
         record |= {"attack climbs": attack.loss}
         attack = attack.attack

@@ -10,26 +10,25 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from robust_clip.adaptation import FullFineTuning
+from robust_clip.adaptation import Adaptation
 from robust_clip.attacks import Attack, AttackRun, TextAttack, sample_generators
 from robust_clip.data import PixelCollator
 from robust_clip.evaluation import Protocol, Row, evaluate_robustness, get_protocol, weights_revision
-from robust_clip.hub import render_card
+from robust_clip.hub import this_hardware
 from robust_clip.models import RobustCLIPModel
 from robust_clip.objectives import Batch, Objective
 from robust_clip.threat_model import ThreatModel
 
+from .adapted import adapt, default_adaptation, drop_towers, load_learned, original_of
 from .arguments import AdversarialTrainingArguments
 from .batches import BatchMaker
 from .callbacks import EpochForData
+from .model_card import Told, base_on_record, write_trainer_card
 from .resume import last_complete_checkpoint
 from .steps import (
     as_images,
     check_arguments,
     check_compatible,
-    default_adaptation,
-    drop_towers,
-    frozen_copy,
     inner_problem,
     refuse_sharded_weights,
     set_text_learning_rate,
@@ -73,7 +72,7 @@ class AdversarialTrainer(Trainer):
         attack: Attack | AttackRun | None = None,
         threat_model: ThreatModel | None = None,
         text_attack: TextAttack | None = None,
-        adaptation: FullFineTuning | None = None,
+        adaptation: Adaptation | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
@@ -88,8 +87,9 @@ class AdversarialTrainer(Trainer):
         self.objective: Objective = objective
         self.threat_model: ThreatModel | None = threat_model
         self.base_model = model.name_or_path or None
-        adaptation.apply(model)
+        model = adapt(model, adaptation, getattr(processing_class, "tokenizer", None), train_dataset)
         self.record = training_record(objective, attack, threat_model, text_attack, adaptation, train_dataset)
+        self.record |= base_on_record(self.base_model) | {"hardware": this_hardware(args.world_size)}
         model.config.robustness = self.record
         if not kwargs.get("data_collator"):
             kwargs["data_collator"] = PixelCollator(model.image_size, seed=args.data_seed or args.seed)
@@ -200,23 +200,41 @@ class AdversarialTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
-        """Writes the card of the current weights, rendered from `rows`, into the output directory."""
+    def create_model_card(  # type: ignore[override]  # what rows and the record tell is not taken from a caller
+        self, *, model_name: str | None = None, license: str | None = None, **metadata: Any
+    ) -> None:
+        """Writes the card of the current weights, rendered from `rows`, and its plots into the output directory.
+
+        Args:
+            model_name: Title, where there is no repository on the Hub yet.
+            license: Of the weights, as an identifier of the Hub.
+            **metadata: Further entries of the metadata, such as `language` and `tags`.
+        """
         if self.is_world_process_zero():
-            self._write_card(Path(self.args.output_dir or "."), model_name)
+            told = Told(model_name or "", license, metadata=metadata)
+            self._write_card(Path(self.args.output_dir or "."), told, plots=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self._write_card(Path(output_dir or self.args.output_dir or "."))
+            self._write_card(Path(output_dir or self.args.output_dir or "."), Told(""))
 
-    def _write_card(self, folder: Path, name: str | None = None) -> None:
-        title = name or self.args.hub_model_id or Path(self.args.output_dir or ".").resolve().name
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As the Trainer's, also of adapters and prompts alone."""
+        if not load_learned(self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """As the Trainer's, also of adapters and prompts alone."""
+        if not load_learned(self.model, str(self.state.best_model_checkpoint)):
+            super()._load_best_model()
+
+    def _write_card(self, folder: Path, told: Told, plots: bool = False) -> None:
+        # The repository's full name is what its code blocks load the weights by.
+        named = getattr(self, "hub_model_id", None) or self.args.hub_model_id or told.title
+        told = replace(told, title=named or Path(self.args.output_dir or ".").resolve().name)
         rows = self._rows_of_these_weights()
-        base = self.base_model if self.base_model and not Path(self.base_model).exists() else None
-        papers = [self.objective.paper] + ([self.attack.paper] if self.attack else [])
-        card = render_card(title, rows=rows, training=self.record, papers=papers, base_model=base)
-        card.save(folder / "README.md")
+        write_trainer_card(folder, told, rows, self.record, self.state.log_history, plots=plots)
 
     def _rows_of_these_weights(self) -> list[Row]:
         """What was measured of weights that training, or the return to the best checkpoint, replaced is left out."""
@@ -239,7 +257,7 @@ class AdversarialTrainer(Trainer):
         self, model: RobustCLIPModel, data: Any, text_attack: TextAttack | None
     ) -> tuple[RobustCLIPModel | None, BatchMaker]:
         """The frozen original, if the objective needs one, and what makes batches, which asks it what it will need."""
-        teacher = frozen_copy(model) if self.objective.needs_teacher else None
+        teacher = original_of(model) if self.objective.needs_teacher else None
         batches = BatchMaker(
             self.objective,
             self.processing_class.tokenizer if self.processing_class is not None else None,

@@ -9,7 +9,7 @@ import torch
 from robust_clip import attacks
 from robust_clip.models import embed_classes
 from robust_clip.objectives import LEAF, MMCoA, TeCoA
-from robust_clip.training.steps import drop_towers, frozen_copy
+from robust_clip.training.adapted import drop_towers, original_of
 from tests.training.conftest import ATTACK
 
 TEXTS = {"text_attack": attacks.LEAF(edits=1)}
@@ -98,12 +98,12 @@ def test_learning_rate_for_a_frozen_text_tower_is_refused(make: Any) -> None:
 
 
 def test_teacher_keeps_only_the_towers_that_are_asked(tiny_model: Any) -> None:
-    teacher = frozen_copy(tiny_model)
+    teacher = original_of(tiny_model)
     drop_towers(teacher, tiny_model, ("text",))
     assert not list(teacher.vision_model.parameters())
     assert list(teacher.text_model.parameters())
     tiny_model.text_model.requires_grad_(False)
-    shared = frozen_copy(tiny_model)
+    shared = original_of(tiny_model)
     drop_towers(shared, tiny_model, ("vision",))
     ours, theirs = (model.text_model.final_layer_norm.weight for model in (tiny_model, shared))
     assert ours is theirs
