@@ -7,9 +7,28 @@ from collections.abc import Sequence
 
 import torch
 
-from . import attack, benchmark, compare, datasets, evaluate, merge, report, retrieve, study, train
+from . import (
+    attack,
+    benchmark,
+    card,
+    compare,
+    convert,
+    datasets,
+    evaluate,
+    export,
+    merge,
+    models,
+    push,
+    report,
+    retrieve,
+    study,
+    train,
+)
 
-COMMANDS = (train, merge, study, evaluate, retrieve, attack, benchmark, compare, datasets, report)
+COMMANDS = (
+    *(train, merge, study, evaluate, retrieve, attack, benchmark, compare, datasets, report, card, push),
+    *(models, convert, export),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,15 +15,16 @@ import datasets
 import torch
 from accelerate.utils import tqdm
 
+from robust_clip.adaptation import ADAPTATIONS, Adaptation
 from robust_clip.attacks import ATTACKS, TEXT_ATTACKS
 from robust_clip.data import ImageDataset
-from robust_clip.models import RobustCLIPModel, embed_texts, fill_templates, load_checkpoint
+from robust_clip.models import embed_texts, fill_templates, load_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES, Clean, Objective
 from robust_clip.threat_model import ThreatModel
 from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
 
-from .recipe import choose_attack
+from .recipe import choose, choose_attack, read_section
 
 # Randomly initialised towers of the published sizes; speed does not depend on the weights. Widths that are not given
 # are those of ViT-B, transformers' defaults; the vocabulary is CLIP's, of which the prompts use little.
@@ -53,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--repeats must be at least 1, got {args.repeats}.")
     objective, attack = OBJECTIVES[args.objective](), choose_attack(args.attack, args.steps, pgd_steps=2)
     ThreatModel("linf", args.epsilon)
+    _adaptation(args)
     times = _step_times(args, objective)
     clean_s, own_s, text_s, prompts_s, text_attack_s = map(statistics.median, zip(*times, strict=True))
-    floor = step_floor(objective, attack, text_s / clean_s, prompts_s / clean_s)
+    whole = args.adaptation in (None, "full")
+    floor = step_floor(objective, attack, text_s / clean_s, prompts_s / clean_s, whole=whole)
     ratio = statistics.median((own - attacking) / clean for clean, own, _, _, attacking in times)
-    clean_mib, own_mib = (_peak_memory(args, name) for name in ("clean", args.objective))
+    (clean_mib, _), (own_mib, learning) = (_peak_memory(args, name) for name in ("clean", args.objective))
     device = "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     against = _described(args.attack, attack) if objective.needs_attack else "no attack on images"
     lines = [
@@ -73,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         f"ratio             {ratio:8.3f}",
         f"floor             {floor:8.3f}     the step costs {ratio / floor:.3f} times its floor",
         f"peak memory       {own_mib:8.0f} MiB, {own_mib / clean_mib:.3f} times a clean step's {clean_mib:.0f}",
+        f"weights that learn {learning:,}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
@@ -100,7 +104,13 @@ def _step_times(args: argparse.Namespace, objective: Objective) -> list[tuple[fl
     return times
 
 
-def step_floor(objective: Objective, attack: Any, text_pass: float = 0.0, prompts_pass: float = 0.0) -> float:
+def _adaptation(args: argparse.Namespace) -> Adaptation | None:
+    return choose("adaptation", ADAPTATIONS, read_section("adaptation", args.adaptation)) if args.adaptation else None
+
+
+def step_floor(
+    objective: Objective, attack: Any, text_pass: float = 0.0, prompts_pass: float = 0.0, *, whole: bool = True
+) -> float:
     """Least cost of a training step in clean steps (design: F = Bx = Bw, a clean step is 3F).
 
     Each attack step is a forward and a backward pass to the pixels; each pass of the student that the loss has a
@@ -111,11 +121,14 @@ def step_floor(objective: Objective, attack: Any, text_pass: float = 0.0, prompt
         attack: The attack on images; those on texts are not counted.
         text_pass: Cost of a forward pass of the text tower over the objective's texts, in clean steps.
         prompts_pass: Likewise over all class prompts, which the attack on images needs anew where text learns.
+        whole: Whether all weights learn. Where few are added to frozen ones a pass with its gradient is 2F, and
+            what the few cost is not counted.
     """
     attack_passes = 2 * attack.gradient_passes if objective.needs_attack else 0
-    images = attack_passes + 3 * objective.student_passes + objective.teacher_passes
+    learning_pass = 3 if whole else 2
+    images = attack_passes + learning_pass * objective.student_passes + objective.teacher_passes
     embeds = objective.trains_text and objective.needs_attack
-    return images / 3 + 3 * objective.text_passes * text_pass + embeds * prompts_pass
+    return images / 3 + learning_pass * objective.text_passes * text_pass + embeds * prompts_pass
 
 
 class Step:
@@ -141,11 +154,12 @@ class Step:
             attack=choose_attack(args.attack, args.steps, pgd_steps=2) if objective.needs_attack else None,
             threat_model=ThreatModel("linf", args.epsilon) if objective.needs_attack else None,
             text_attack=TEXT_ATTACKS[args.text_attack]() if objective.needs_text_attack else None,
+            adaptation=None if isinstance(objective, Clean) else _adaptation(args),
             train_dataset=_labels_only(names),
             processing_class=processor,
         )
-        self.model: RobustCLIPModel = model
-        self.wrapped = self.trainer.accelerator.prepare_model(model)
+        self.model: Any = self.trainer.model
+        self.wrapped = self.trainer.accelerator.prepare_model(self.model)
         self.trainer.create_optimizer()
         self.batch: dict[str, Any] = {
             "pixels": torch.rand(args.batch_size, 3, model.image_size, model.image_size),
@@ -191,26 +205,33 @@ def _timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_memory(args: argparse.Namespace, objective: str) -> float:
-    """Peak of a fresh process that takes two steps, in MiB: allocated on the GPU, or resident on a CPU."""
+def _peak_memory(args: argparse.Namespace, objective: str) -> tuple[float, int]:
+    """Peak of a fresh process that takes two steps, in MiB, and how many weights learn in it.
+
+    The peak is what is allocated on the GPU, or resident on a CPU.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_of_two_steps, args, objective).result()
 
 
-def _peak_of_two_steps(args: argparse.Namespace, objective: str) -> float:
+def _peak_of_two_steps(args: argparse.Namespace, objective: str) -> tuple[float, int]:
     with tempfile.TemporaryDirectory(prefix="robust-clip-benchmark-") as folder:
         step = Step(args, OBJECTIVES[objective](), folder)
         step()
         step()
+    learning = sum(parameter.numel() for parameter in step.model.parameters() if parameter.requires_grad)
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return torch.cuda.max_memory_allocated() / 2**20, learning
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, learning
 
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser("benchmark", help="cost of a training step beside its floor", description=__doc__)
     parser.add_argument("--objective", default="tecoa", help=f"one of {', '.join(OBJECTIVES)}")
+    parser.add_argument(
+        "--adaptation", help="what learns: full, lora, '{name: lora, r: 4}', ...; by default the objective's towers"
+    )
     parser.add_argument("--attack", default="pgd", help=f"one of {', '.join(ATTACKS)}")
     parser.add_argument("--steps", type=int, help="gradient steps, in place of the attack's own; 2 for pgd")
     texts = ("charmer", "leaf", "word_list")

@@ -1,5 +1,24 @@
 """What goes to the Hub with the weights."""
 
-from .card import render_card
+from .card import DataFacts, Origin, render_card
+from .convert import convert_checkpoint, load_published
+from .cost import read_cost, this_hardware
+from .folder import ModelFolder
+from .published import ConvertedCheckpoint
+from .push import push_folder
+from .registry import CHECKPOINTS, HubCheckpoint
 
-__all__ = ["render_card"]
+__all__ = [
+    "CHECKPOINTS",
+    "ConvertedCheckpoint",
+    "DataFacts",
+    "HubCheckpoint",
+    "ModelFolder",
+    "Origin",
+    "convert_checkpoint",
+    "load_published",
+    "push_folder",
+    "read_cost",
+    "render_card",
+    "this_hardware",
+]

@@ -89,7 +89,7 @@ def test_benchmark_prints_ratio_and_floor(tiny_checkpoint: Path, capsys: pytest.
 def test_benchmark_says_what_it_measured(
     options: list[str], described: str, tiny_checkpoint: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "_peak_memory", lambda args, objective: 1.0)
+    monkeypatch.setattr(benchmark, "_peak_memory", lambda args, objective: (1.0, 1))
     small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "2", "--repeats", "1"]
     assert main(["benchmark", *small, *options]) == 0
     assert capsys.readouterr().out.startswith(described)
@@ -108,6 +108,16 @@ def test_the_floor_counts_every_pass() -> None:
     assert benchmark.step_floor(Clean(), attack) == pytest.approx(1)
     assert benchmark.step_floor(MMCoA(), attack, 0.5, 0.25) == pytest.approx((4 + 6) / 3 + 6 * 0.5 + 0.25)
     assert benchmark.step_floor(LEAF(), attack, 0.5, 0.25) == pytest.approx(3 * 0.5)
+    assert benchmark.step_floor(TeCoA(), attack, whole=False) == pytest.approx(6 / 3)
+
+
+def test_benchmark_of_an_adapter(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A and B of rank 2 beside q, k, v and out (16 to 16) and fc1 and fc2 (16 to 32 and back) of two blocks."""
+    small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "4", "--repeats", "1"]
+    assert main(["benchmark", *small, "--adaptation", "{name: lora, r: 2}"]) == 0
+    printed = capsys.readouterr().out
+    assert "floor                2.000" in printed
+    assert f"weights that learn {2 * 2 * (4 * (16 + 16) + 2 * (16 + 32)):,}" in printed
 
 
 def test_benchmark_sizes_are_the_published_ones() -> None:
