@@ -1,5 +1,6 @@
 """CLIP models that adversaries cannot fool, and an honest number for how well they hold."""
 
+from robust_clip.adaptation import FullFineTuning, LoRA, PeftMethod, Prompts
 from robust_clip.attacks import (
     APGD,
     FAB,
@@ -25,20 +26,26 @@ from robust_clip.evaluation import (
     get_protocols,
 )
 from robust_clip.models import (
+    PromptedCLIPConfig,
+    PromptedCLIPModel,
     RobustCLIPConfig,
     RobustCLIPModel,
     ZeroShotClassifier,
+    clip_score_model,
     load_checkpoint,
     packaged_checkpoint,
+    swap_vision_tower,
 )
-from robust_clip.objectives import CAW, FARE, PMGAFT, TGAZSR, TIMA, Clean, Contrastive, MMCoA, TeCoA
+from robust_clip.objectives import APT, CAW, FAP, FARE, PMGAFT, TGAZSR, TIMA, Clean, Contrastive, MMCoA, TeCoA
 from robust_clip.threat_model import ThreatModel
 from robust_clip.training import AdversarialTrainer, AdversarialTrainingArguments
 
 __all__ = [
     "APGD",
+    "APT",
     "CAW",
     "FAB",
+    "FAP",
     "FARE",
     "FGSM",
     "LEAF",
@@ -57,7 +64,13 @@ __all__ = [
     "Clean",
     "CoAttack",
     "Contrastive",
+    "FullFineTuning",
+    "LoRA",
     "MMCoA",
+    "PeftMethod",
+    "PromptedCLIPConfig",
+    "PromptedCLIPModel",
+    "Prompts",
     "Protocol",
     "RetrievalProtocol",
     "RobustCLIPConfig",
@@ -67,10 +80,12 @@ __all__ = [
     "ThreatModel",
     "WordList",
     "ZeroShotClassifier",
+    "clip_score_model",
     "evaluate_retrieval",
     "evaluate_robustness",
     "get_protocol",
     "get_protocols",
     "load_checkpoint",
     "packaged_checkpoint",
+    "swap_vision_tower",
 ]

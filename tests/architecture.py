@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "paper": set(),
     "threat_model": set(),
     "attacks": {"threat_model", "paper"},
-    "models": {"threat_model"},
+    "models": {"threat_model", "paper", "hub.convert"},
     "adaptation": {"models", "paper"},
     "data": set(),
     "objectives": {"attacks.base", "attacks.embedding", "attacks.losses", "models", "paper"},

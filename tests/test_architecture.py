@@ -24,6 +24,7 @@ REGISTRIES = {
     "robust_clip/attacks/multimodal.py": "MULTIMODAL_ATTACKS",
     "robust_clip/attacks/text_registry.py": "TEXT_ATTACKS",
     "robust_clip/data/datasets.py": "DATASETS",
+    "robust_clip/hub/registry.py": "CHECKPOINTS",
     "robust_clip/objectives/__init__.py": "OBJECTIVES",
     "robust_clip/evaluation/presets.py": "PRESETS",
 }
