@@ -24,8 +24,11 @@ from robust_clip.evaluation import (
     evaluate_robustness,
     get_protocol,
     get_protocols,
+    with_test_time_defence,
 )
 from robust_clip.models import (
+    RTPT,
+    TTC,
     PromptedCLIPConfig,
     PromptedCLIPModel,
     RobustCLIPConfig,
@@ -51,9 +54,11 @@ __all__ = [
     "LEAF",
     "PGD",
     "PMGAFT",
+    "RTPT",
     "SGA",
     "TGAZSR",
     "TIMA",
+    "TTC",
     "AdversarialTrainer",
     "AdversarialTrainingArguments",
     "AttackRun",
@@ -88,4 +93,5 @@ __all__ = [
     "load_checkpoint",
     "packaged_checkpoint",
     "swap_vision_tower",
+    "with_test_time_defence",
 ]

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -13,26 +13,29 @@ from robust_clip.evaluation import (
     RecordStore,
     Row,
     checkpoint_revision,
+    defence_cost,
     evaluate_robustness,
     get_protocols,
     require_writable,
+    with_test_time_defence,
 )
 from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.protocol import Precision, Resolution, Templates
 from robust_clip.evaluation.records import percent
-from robust_clip.models import load_checkpoint, packaged_checkpoint
+from robust_clip.models import TEST_TIME_DEFENCES, TestTimeDefence, load_checkpoint, packaged_checkpoint
 from robust_clip.threat_model import Norm
 
 from .defence import Defence
-from .recipe import commas
+from .recipe import choose, commas, read_section
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates every data set by every protocol, after all that can be refused beforehand has been looked at."""
     defence = _defence(args)
+    given = (protocol for name in args.protocol for protocol in _protocols(name, args, defence))
     # Presets may share a protocol, which is then measured once.
-    protocols = list(dict.fromkeys(protocol for name in args.protocol for protocol in _protocols(name, args, defence)))
+    protocols = list(dict.fromkeys(_with_test_time_defence(given, args)))
     for protocol in protocols:
         protocol.require_packages()
     if args.records:
@@ -107,6 +110,22 @@ def _protocols(name: str, args: argparse.Namespace, defence: Defence | None) -> 
     )
 
 
+def _with_test_time_defence(protocols: Iterable[Protocol], args: argparse.Namespace) -> list[Protocol]:
+    """Each protocol as it is, or judged through the defence that is named, once for each state of knowledge."""
+    text = args.test_time_defence
+    if text is None:
+        if args.attacks_know or args.eot_samples is not None:
+            raise ValueError("--attacks_know and --eot_samples are about a --test_time_defence: give one, such as ttc")
+        return list(protocols)
+    if args.attacks_know == "false" and args.eot_samples is not None:
+        raise ValueError("attacks that do not know of the defence meet none of its draws; leave out --eot_samples")
+    settings = {"name": text} if text.isidentifier() else read_section("test_time_defence", text)
+    defence: TestTimeDefence = choose("test_time_defence", TEST_TIME_DEFENCES, settings)
+    states = {"true": (True,), "false": (False,), "both": (False, True)}[args.attacks_know or "true"]
+    draws = 4 if args.eot_samples is None else args.eot_samples
+    return [with_test_time_defence(each, defence, know, draws) for each in protocols for know in states]
+
+
 def _suite(name: str | None) -> tuple[str, ...]:
     if name is None:
         return ()
@@ -138,8 +157,11 @@ def format_table(rows: Sequence[Row]) -> str:
         for row in rows
         for note in row.substituted + row.checks
     )
+    costs = dict.fromkeys(
+        f"{row.protocol['name']}: {defence_cost.sentence(row.defence_cost)}" for row in rows if row.defence_cost
+    )
     found = [*notes] or ["Sanity checks found nothing."] * any(row.attacks for row in rows)
-    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, "", *found])
+    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, "", *costs, *found])
 
 
 def add_parser(subparsers: Any) -> None:
@@ -162,6 +184,9 @@ def add_parser(subparsers: Any) -> None:
     add("--attack_loss", choices=("objective",), help="climb a training objective's loss, where an attack can")
     add("--objective", help="that objective, as recipes write it: tecoa, or '{name: tima, ...}'")
     add("--teacher", help="checkpoint that the objective compares with, where it does")
+    add("--test_time_defence", help="judge through it: one of ttc, r_tpt, or '{name: ttc, steps: 5, ...}'")
+    add("--attacks_know", choices=("true", "false", "both"), help="whether attacks go through it; true unless told")
+    add("--eot_samples", type=int, help="draws of a random defence that an attack takes the mean over; 4 unless told")
     add("--samples", type=int, help="images of each split, in place of the protocol's number")
     add("--resolution", choices=get_args(Resolution), help="grid of the perturbation, in place of the protocol's")
     add("--templates", choices=get_args(Templates), help="class prompts, in place of the protocol's")

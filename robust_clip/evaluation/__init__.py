@@ -12,6 +12,7 @@ from .retrieval_records import RetrievalRow
 from .revision import checkpoint_revision, weights_revision
 from .run_folder import require_writable
 from .store import RecordStore
+from .variants import with_test_time_defence
 
 __all__ = [
     "PRESETS",
@@ -32,4 +33,5 @@ __all__ = [
     "require_writable",
     "weights_revision",
     "wilson_interval",
+    "with_test_time_defence",
 ]

@@ -8,14 +8,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_clip.attacks import AttackRun, InnerProblem, Victim
-from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_texts, fill_templates, pool_templates
+from robust_clip.models import (
+    DefendedClassifier,
+    Draws,
+    RobustCLIPModel,
+    ZeroShotClassifier,
+    embed_texts,
+    fill_templates,
+    pool_templates,
+)
 from robust_clip.threat_model import ThreatModel
 
 from .adaptive import InnerProblemMaker, judged
-from .protocol import Precision, Protocol
+from .protocol import Precision, Protocol, UndefendedRun
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +40,8 @@ class Bench:
             judges the attacked images then.
         inner_problem: What attacks with the loss `objective` see and climb.
         prompts: Class prompts, each with what an attack on texts made of it.
+        defended: The classifier behind a test-time defence: what judges then, clean images and attacked ones.
+        seen: The same with draws of its own, for attacks that know of the defence.
     """
 
     classifier: ZeroShotClassifier
@@ -40,18 +50,31 @@ class Bench:
     attacked_prompts: ZeroShotClassifier | None = None
     inner_problem: InnerProblem | None = None
     prompts: Sequence[tuple[str, str]] = ()
+    defended: DefendedClassifier | None = None
+    seen: DefendedClassifier | None = None
 
     def attack(
         self, run: AttackRun, threat_model: ThreatModel, pixels: Tensor, labels: Tensor, **how: Any
     ) -> Tensor:
         """Adversarial images of a batch."""
-        victim = Victim(self.classifier, self.classifier.embed, self.inner_problem)
-        forward, loss = run.aim(victim, pixels, labels)
+        forward, loss = run.aim(self.victim(run), pixels, labels)
         return run.attack(forward, pixels, loss, threat_model, eot_samples=run.eot_samples, **how)
 
+    def victim(self, run: AttackRun | None) -> Victim:
+        """What an attack on images sees; a random defence begins its draws anew, whatever was attacked before."""
+        if self.seen is None or isinstance(run, UndefendedRun):
+            return Victim(self.classifier, self.classifier.embed, self.inner_problem)
+        self.seen.draws.restart()
+        return Victim(self.seen)
+
     def logits(self, pixels: Tensor, attacked: bool) -> Tensor:
-        """By clean prompts, or by attacked ones if the images have been attacked and the protocol attacks texts."""
-        judge = self.attacked_prompts if attacked and self.attacked_prompts else self.classifier
+        """By clean prompts, or by attacked ones if the images have been attacked and the protocol attacks texts.
+
+        A test-time defence, if there is one, has its say either way.
+        """
+        judge: nn.Module = self.classifier if self.defended is None else self.defended
+        if attacked and self.attacked_prompts:
+            judge = self.attacked_prompts
         logits: Tensor = judge(pixels)
         return logits
 
@@ -73,11 +96,11 @@ def set_up(
         class_names: C names.
         templates: Sentences with `{}` for the name.
         protocol: What is measured.
-        seed: Of the attack on texts.
+        seed: Of the attack on texts, and of a random defence.
         inner_problem: Makes what attacks with the loss `objective` see and climb.
 
     Raises:
-        ValueError: If the weights have not the precision of the protocol.
+        ValueError: If the weights have not the precision of the protocol, or the defence does not fit the model.
     """
     if protocol.precision == "fp32" and model.dtype != torch.float32:
         raise ValueError(f"protocol {protocol.name!r} asks for fp32, the weights are {model.dtype}: use model.float()")
@@ -91,6 +114,10 @@ def set_up(
 
     with numerics(protocol.precision, model.device.type):
         clean = classifier(prompts)
+        if protocol.test_time_defence:
+            wrap = partial(protocol.test_time_defence.wrap, clean, tokenizer, class_names)
+            seen = wrap(Draws(f"{seed}:attacker", fresh=True)) if protocol.attacks_know else None
+            return Bench(clean, protocol, model.device, defended=wrap(Draws(f"{seed}:defender")), seen=seen)
         inner = judged(inner_problem(class_names, templates), clean, len(class_names)) if inner_problem else None
         if protocol.text_attack is None:
             return Bench(clean, protocol, model.device, inner_problem=inner)

@@ -100,6 +100,15 @@ def random_outputs(probe: Probe) -> str | None:
     change = (probe.logits(probe.pixels) - probe.logits(probe.pixels)).abs().max().item()
     if change > 0:
         return f"the model is random: logits of the same images differ by up to {change:.2g}; use autoattack_rand"
+    if probe.bench.seen is not None and any(run.eot_samples < 2 for run in probe.bench.protocol.knowing):
+        seen = probe.bench.seen
+        with torch.no_grad(), numerics(probe.bench.protocol.precision, probe.bench.device.type):
+            change = (seen(probe.pixels) - seen(probe.pixels)).abs().max().item()
+        if change > 0:
+            return (
+                "the defence is random, although it does not say so: what attacks see of the same images differs by "
+                f"up to {change:.2g}; give them eot_samples"
+            )
     return None
 
 
@@ -114,9 +123,10 @@ def probabilities(probe: Probe) -> str | None:
 
 def dead_gradients(probe: Probe) -> str | None:
     """Gradients that are exactly zero: a masked gradient, or a cross-entropy saturated in float32."""
+    sees = probe.bench.victim(next(iter(probe.bench.protocol.attacks), None)).classify
     with numerics(probe.bench.protocol.precision, probe.bench.device.type):
         try:
-            gradient, _, _ = input_gradient(probe.bench.classifier, probe.pixels, CrossEntropy(probe.labels))
+            gradient, _, _ = input_gradient(sees, probe.pixels, CrossEntropy(probe.labels))
         except ValueError:
             return "no gradient reaches the pixels: attacks that follow gradients are blind"
     dead = (gradient.flatten(1) == 0).float().mean(dim=1) > 0.9

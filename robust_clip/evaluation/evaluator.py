@@ -16,6 +16,7 @@ from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator, templates_for
 from robust_clip.models import RobustCLIPModel, class_templates
 
+from . import defence_cost
 from .adaptive import InnerProblemMaker
 from .bench import Bench, compiled_tower, set_up
 from .cascade import Candidate, Cascade
@@ -114,7 +115,8 @@ def evaluate_robustness(
     samples = latest(known + gather_object(journal.samples))
     findings += checked_samples(fitted, samples, undefended=not (model.config.robustness or {}).get("attack"))
     seconds += sum(gather_object([journal.seconds]))
-    return on_main(partial(_close, store, Row.measured(identity, samples, seconds, findings), samples, by_battery))
+    row = Row.measured(identity, samples, seconds, findings, defence_cost.measure(bench, batch_size))
+    return on_main(partial(_close, store, row, samples, by_battery))
 
 
 def _require_inner_problem(protocol: Protocol, inner_problem: InnerProblemMaker | None) -> None:

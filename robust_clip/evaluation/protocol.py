@@ -5,13 +5,30 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from robust_clip.attacks import AttackRun, TextAttack, fit_to_classes
+from robust_clip.attacks import EMBEDDING_LOSSES, AttackRun, TextAttack, fit_to_classes
+from robust_clip.models import TestTimeDefence
 from robust_clip.threat_model import ThreatModel
 
 Resolution = Literal["native", "model", "listed"]
 SampleChoice = Literal["random", "first", "robustbench"]
 Templates = Literal["single", "ensemble", "clip"]
 Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class UndefendedRun(AttackRun):
+    """An attack on the undefended classifier, in a protocol whose other attacks go through a test-time defence.
+
+    Whoever knows of a defence can still do what others do, and for some models that is the better attack.
+    """
+
+    def __str__(self) -> str:
+        """Short name for records: `pgd-cross_entropy-undefended`."""
+        return f"{super().__str__()}-undefended"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a row says about this attack."""
+        return super().as_dict() | {"sees": "the undefended classifier"}
 
 
 @dataclass(frozen=True)
@@ -41,11 +58,15 @@ class Protocol:
         compiled: Whether the vision tower runs through `torch.compile`; rounding differs from the uncompiled one's.
         objective: The training objective that attacks with the loss `objective` climb, in words: its parameters and
             its teacher. There is one if and only if there are such attacks.
+        test_time_defence: What every image, clean or attacked, is judged through.
+        attacks_know: Whether attacks, but for `UndefendedRun`, go through the defence, too, or are made on the
+            undefended classifier, as the papers of such defences do, which says little of how a defence holds.
         source: Where the constants come from.
 
     Raises:
-        ValueError: If a field has no such value, attacks and threat model are not given together, or an attack cannot
-            keep to the threat model's norm or climbs an objective that is not named.
+        ValueError: If a field has no such value, attacks and threat model are not given together, an attack cannot
+            keep to the threat model's norm or climbs an objective that is not named, or there is a test-time defence
+            that attacks cannot be led through or that is random and met with single draws.
     """
 
     name: str
@@ -63,6 +84,8 @@ class Protocol:
     temperature: float | None = None
     compiled: bool = False
     objective: str | None = None
+    test_time_defence: TestTimeDefence | None = None
+    attacks_know: bool = True
     source: str = "ours"
 
     def __post_init__(self) -> None:
@@ -94,6 +117,30 @@ class Protocol:
                 f"an objective is named where attacks climb it and nowhere else: protocol {self.name!r} has the "
                 f"attacks {', '.join(map(str, self.attacks)) or 'none'} and the objective {self.objective}"
             )
+        self._check_defence()
+
+    def _check_defence(self) -> None:
+        defence = self.test_time_defence
+        if defence is None:
+            return
+        if self.text_attack or self.objective:
+            what = "attacks texts" if self.text_attack else "climbs the loss of an objective"
+            raise ValueError(f"protocol {self.name!r} {what}, which does not go through {defence}; leave one out")
+        for run in self.knowing:
+            if run.loss in EMBEDDING_LOSSES:
+                raise ValueError(f"{run} climbs image features, and {defence} gives logits alone: use another loss")
+            if defence.random and run.eot_samples < 2:
+                raise ValueError(
+                    f"{defence} draws lots, and {run} sees one draw at a time: give attacks that know of it 2 "
+                    "eot_samples or more"
+                )
+
+    @property
+    def knowing(self) -> tuple[AttackRun, ...]:
+        """The attacks that go through the test-time defence."""
+        if self.test_time_defence is None or not self.attacks_know:
+            return ()
+        return tuple(run for run in self.attacks if not isinstance(run, UndefendedRun))
 
     @property
     def domain(self) -> str:
@@ -178,6 +225,9 @@ class Protocol:
             rare["compiled"] = True
         if self.objective is not None:
             rare["objective"] = self.objective
+        if self.test_time_defence is not None:
+            knowledge = {"attacks_know": self.attacks_know} if self.attacks else {}
+            rare["test_time_defence"] = self.test_time_defence.as_dict() | knowledge
         return rare | {
             "name": self.name,
             "version": self.version,

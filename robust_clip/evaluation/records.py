@@ -72,7 +72,7 @@ class Sample:
 class Row:
     """The result of one evaluation; cards, tables and plots are rendered from rows and from nothing else.
 
-    Two rows are equal if all but `seconds` and `finished` is.
+    Two rows are equal if all but `seconds`, `finished` and `defence_cost` is.
 
     Args:
         model: `id` and `revision`.
@@ -92,6 +92,7 @@ class Row:
         finished: Date and time, UTC, ISO 8601.
         substituted: What of the protocol was changed or left out for want of classes.
         attacks: Names of the attacks that were run, in order, as samples call them.
+        defence_cost: What a test-time defence costs beside the undefended classifier, see `defence_cost.measure`.
     """
 
     model: dict[str, str]
@@ -111,10 +112,16 @@ class Row:
     finished: str = field(compare=False)
     substituted: list[str] = field(default_factory=list)
     attacks: list[str] = field(default_factory=list)
+    defence_cost: dict[str, Any] | None = field(default=None, compare=False)
 
     @classmethod
     def measured(
-        cls, identity: dict[str, Any], samples: Sequence[Sample], seconds: float, checks: Sequence[str] = ()
+        cls,
+        identity: dict[str, Any],
+        samples: Sequence[Sample],
+        seconds: float,
+        checks: Sequence[str] = (),
+        defence_cost: dict[str, Any] | None = None,
     ) -> "Row":
         """Count samples.
 
@@ -124,6 +131,7 @@ class Row:
             samples: All of them.
             seconds: That they took.
             checks: What sanity checks found wrong.
+            defence_cost: Of a test-time defence, if there is one.
 
         Raises:
             ValueError: If no image could be read.
@@ -145,6 +153,7 @@ class Row:
             versions=library_versions(),
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            defence_cost=defence_cost,
         )
 
     def write(self, path: str | Path) -> None:

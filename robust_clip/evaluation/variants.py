@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from robust_clip.attacks import BERTAttack
+from robust_clip.models import TestTimeDefence
 from robust_clip.threat_model import Norm, ThreatModel, format_size
 
-from .protocol import Protocol
+from .protocol import Protocol, UndefendedRun
 
 
 def with_masked_lm(protocol: Protocol, masked_lm: str) -> Protocol:
@@ -15,6 +16,44 @@ def with_masked_lm(protocol: Protocol, masked_lm: str) -> Protocol:
     if not isinstance(attack, BERTAttack):
         return protocol
     return replace(protocol, text_attack=replace(attack, masked_lm=masked_lm))
+
+
+def with_test_time_defence(
+    protocol: Protocol, defence: TestTimeDefence, attacks_know: bool, eot_samples: int = 4
+) -> Protocol:
+    """The protocol judged through a defence, by attacks that know of it or do not.
+
+    A random defence is best met by an attack that goes on to its end, as the PGD of `pgd20`. One that leaves an image
+    as soon as the mean over its draws is fooled, as APGD does, leaves where the odds of the defence's draw are even.
+
+    Attacks that know come first, and then, on what still stands, the same attacks on the undefended classifier.
+
+    Args:
+        protocol: Whose name gets a suffix, such as `_ttc_known`.
+        defence: With its parameters, which the row repeats.
+        attacks_know: Whether attacks go through the defence.
+        eot_samples: For a random defence, draws that attacks that know take the mean over, unless they take more.
+
+    Raises:
+        ValueError: As `Protocol`.
+    """
+    suffix, source = defence.short_name, f"{protocol.source}; judged through a test-time defence"
+    runs = protocol.attacks
+    if runs:
+        suffix += "_known" if attacks_know else "_unknown"
+        source += f", of which the attacks {'know' if attacks_know else 'do not know'}"
+    if attacks_know:
+        draws = eot_samples if defence.random else 1
+        through = (replace(run, eot_samples=max(run.eot_samples, draws)) for run in runs)
+        runs = (*through, *(UndefendedRun(run.attack, run.loss, run.eot_samples) for run in runs))
+    return replace(
+        protocol,
+        name=f"{protocol.name}_{suffix}",
+        attacks=runs,
+        test_time_defence=defence,
+        attacks_know=attacks_know or not runs,
+        source=source,
+    )
 
 
 def threat_models(

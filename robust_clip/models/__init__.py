@@ -9,17 +9,29 @@ from .onnx import export_classifier, export_image_tower, export_text_tower
 from .packaged import packaged_checkpoint
 from .prompt_sizes import PromptSizes
 from .prompted import CONTEXT_TEMPLATE, PromptedCLIPModel, class_templates
+from .r_tpt import RTPT
+from .test_time import DefendedClassifier, Draws, Passes, TestTimeDefence
+from .ttc import TTC
 from .vlm import swap_vision_tower
 from .zero_shot import ZeroShotClassifier, embed_classes, embed_texts, fill_templates, pool_templates
 
+TEST_TIME_DEFENCES: dict[str, type[TestTimeDefence]] = {"r_tpt": RTPT, "ttc": TTC}
+
 __all__ = [
     "CONTEXT_TEMPLATE",
+    "RTPT",
+    "TEST_TIME_DEFENCES",
     "TOWERS",
+    "TTC",
+    "DefendedClassifier",
+    "Draws",
+    "Passes",
     "PromptSizes",
     "PromptedCLIPConfig",
     "PromptedCLIPModel",
     "RobustCLIPConfig",
     "RobustCLIPModel",
+    "TestTimeDefence",
     "ZeroShotClassifier",
     "class_templates",
     "clip_score_model",
