@@ -17,11 +17,13 @@ from .base import check_towers
 
 # What the blocks of both towers are made of.
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+# What of peft's configuration says nothing of the adapter itself.
+_OF_THE_FILE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping", "task_type")
 
 
 @dataclass(frozen=True)
 class PeftMethod:
-    """Any method of peft that targets linear layers by name, such as `LOHA`, `LOKR`, `IA3`, `OFT` or `RANDLORA`.
+    """Any method of peft that targets linear layers by name, such as `LOHA`, `LOKR`, `IA3`, `OFT` or `HRA`.
 
     The model stays a `RobustCLIPModel`. What is saved of it are peft's own files, which stock
     `PeftModel.from_pretrained(CLIPModel.from_pretrained(base), folder)` loads.
@@ -87,7 +89,7 @@ class PeftMethod:
         name, *others = model.active_adapters()
         adapter: Any = model.peft_config[name]
         theirs, ours = adapter.to_dict(), self.config().to_dict()
-        different = [key for key in (*self._arguments(), "target_modules") if theirs.get(key) != ours[key]]
+        different = [key for key in ours if key not in _OF_THE_FILE and theirs.get(key) != ours[key]]
         if others or different:
             found = {key: theirs.get(key) for key in different}
             raise ValueError(

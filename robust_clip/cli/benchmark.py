@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import re
 import resource
 import statistics
 import sys
@@ -9,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from accelerate.utils import tqdm
 
-from robust_clip.adaptation import ADAPTATIONS, Adaptation
+from robust_clip.adaptation import ADAPTATIONS, Adaptation, FullFineTuning
 from robust_clip.attacks import ATTACKS, TEXT_ATTACKS
 from robust_clip.data import ImageDataset
 from robust_clip.models import embed_texts, fill_templates, load_checkpoint
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     _adaptation(args)
     times = _step_times(args, objective)
     clean_s, own_s, text_s, prompts_s, text_attack_s = map(statistics.median, zip(*times, strict=True))
-    whole = args.adaptation in (None, "full")
+    whole = isinstance(_adaptation(args), FullFineTuning | None)
     floor = step_floor(objective, attack, text_s / clean_s, prompts_s / clean_s, whole=whole)
     ratio = statistics.median((own - attacking) / clean for clean, own, _, _, attacking in times)
     (clean_mib, _), (own_mib, learning) = (_peak_memory(args, name) for name in ("clean", args.objective))
@@ -222,7 +224,17 @@ def _peak_of_two_steps(args: argparse.Namespace, objective: str) -> tuple[float,
     learning = sum(parameter.numel() for parameter in step.model.parameters() if parameter.requires_grad)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20, learning
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, learning
+    return _resident_peak(), learning
+
+
+def _resident_peak() -> float:
+    """Most memory that this process has had resident, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux lets `ru_maxrss` begin with what the parent had, which is far more here.
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -24,12 +24,17 @@ def run(args: argparse.Namespace) -> int:
     )
     if converted.prompters and args.to != "huggingface":
         raise ValueError(f"{args.source} has visual prompts, which {args.to} has no place for; leave out --to.")
-    record = convert_checkpoint(converted, args.out, args.to)
+
+    def write_prompters(folder: Path) -> None:
+        model = RobustCLIPModel.from_pretrained(folder)
+        model.name_or_path = args.out  # the base that the prompts name
+        save_prompters(converted.prompters, model, folder / _PROMPTS)
+
+    record = convert_checkpoint(converted, args.out, args.to, also=write_prompters if converted.prompters else None)
     sys.stdout.write(json.dumps(record, indent=2) + "\n")
     sys.stdout.write(f"Wrote {args.out}.\n")
     if converted.prompters:
         folder = Path(args.out) / _PROMPTS
-        save_prompters(converted.prompters, RobustCLIPModel.from_pretrained(args.out), folder)
         sys.stdout.write(
             f"Its visual prompts have no place in a CLIPModel and are in {folder}: without them the model is not what "
             f'was trained. PromptedCLIPModel.from_pretrained("{folder}", base="{args.out}") loads both.\n'
@@ -47,6 +52,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--unchecked", action="store_true", help="take --base and --hidden_act at their word, contradicted or not"
     )
-    parser.add_argument("--to", default=TARGETS[0], help=f"{' or '.join(TARGETS)}")
+    parser.add_argument("--to", choices=TARGETS, default=TARGETS[0], help="format to write")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.set_defaults(run=run)

@@ -4,9 +4,11 @@ import hashlib
 from pathlib import Path
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from robust_clip.models import RobustCLIPModel
+from robust_clip.models.prompt_files import CONFIG_NAME
 
 
 def checkpoint_revision(checkpoint: str, model: nn.Module) -> str:
@@ -18,11 +20,11 @@ def checkpoint_revision(checkpoint: str, model: nn.Module) -> str:
 
     Returns:
         For a directory `sha256:` and the digest that `sha256sum` prints for its weights file (of several files: the
-        digest of their digests); for a Hub id its commit; where neither is known, and for an adapter or prompts in a
+        digest of their digests); for a Hub id its commit; where neither is known, and for an adapter, or prompts in a
         directory, whose base is part of what is measured, `weights_revision`.
     """
     folder = Path(checkpoint)
-    if any((folder / name).is_file() for name in ("adapter_config.json", "prompts_config.json")):
+    if getattr(model, "peft_config", None) or (folder / CONFIG_NAME).is_file():
         return weights_revision(model)
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if files:
@@ -38,9 +40,14 @@ def checkpoint_revision(checkpoint: str, model: nn.Module) -> str:
 def weights_revision(model: nn.Module) -> str:
     """Revision of the weights in memory, also of a model in training: `memory-sha256:` and a digest.
 
-    It covers names, types, shapes and values of all parameters and persistent buffers, in the order of `state_dict`.
+    It covers names, types, shapes and values of all parameters and persistent buffers, in the order of `state_dict`,
+    and which adapters are active.
     """
     digest = hashlib.sha256()
+    if getattr(model, "peft_config", None):
+        adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        states = {(tuple(module.active_adapters), module.disable_adapters) for module in adapted}
+        digest.update(f"{sorted(states)}".encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
@@ -50,4 +57,7 @@ def weights_revision(model: nn.Module) -> str:
 def readable_id(model: RobustCLIPModel) -> str:
     """Hub id, or the last part of a directory: where it stood on somebody's disk is nobody's business."""
     name = str(model.name_or_path or "unnamed")
+    if getattr(model, "peft_config", None):
+        sources = getattr(model, "adapter_sources", {})
+        name = next((sources[each] for each in model.active_adapters() if each in sources), name)
     return Path(name).resolve().name if Path(name).is_dir() else name

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from .formats import complain_of_names
+from .open_clip_config import HEAD_WIDTH
 from .open_clip_names import count_layers
 
-_HEAD_WIDTH = 64  # of every OpenAI CLIP, and what open_clip takes unless its config says otherwise
 _PATCHES = "vision_model.embeddings.patch_embedding.weight"
 _TOKENS = "text_model.embeddings.token_embedding.weight"
 VISION_PREFIXES = ("vision_model.", "visual_projection.")
@@ -56,16 +56,16 @@ def text_fields(weights: Mapping[str, Tensor], heads: int | None, source: str) -
 
 
 def _tower(weights: Mapping[str, Tensor], prefix: str, width: int, heads: int | None, source: str) -> dict[str, Any]:
-    if heads is None and width % _HEAD_WIDTH:
+    if heads is None and width % HEAD_WIDTH:
         raise ValueError(
             f"{source}: the number of attention heads is not in the weights, and a width of {width} is no multiple of "
-            f"{_HEAD_WIDTH}. Put its open_clip_config.json beside it, or give a base of the same architecture."
+            f"{HEAD_WIDTH}. Put its open_clip_config.json beside it, or give a base of the same architecture."
         )
     return {
         "hidden_size": width,
         "intermediate_size": len(weights[f"{prefix}.encoder.layers.0.mlp.fc1.weight"]),
         "num_hidden_layers": count_layers(weights, f"{prefix}.encoder.layers"),
-        "num_attention_heads": heads or width // _HEAD_WIDTH,
+        "num_attention_heads": heads or width // HEAD_WIDTH,
     }
 
 

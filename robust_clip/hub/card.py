@@ -25,6 +25,9 @@ _NOUNS = {
     "prompts": "Learned prompts for a CLIP model",
 }
 _LIBRARIES = {"model": "transformers", "prompted": "robust-clip", "adapter": "peft", "prompts": "robust-clip"}
+# What a record says of the base besides its name.
+BASE_IDENTITY = ("base weights", "base revision")
+_TOLD_ELSEWHERE = ("base", *BASE_IDENTITY, "hardware")
 _FROM_ELSEWHERE = {"finetuned_from", "tasks", "dataset", "dataset_tags", "dataset_args", "base_model", "eval_results"}
 
 
@@ -101,7 +104,7 @@ def render_card(
             elsewhere.
     """
     facts = dict(datasets or {})
-    record = {key: value for key, value in origin.record.items() if key not in ("base", "base revision", "hardware")}
+    record = {key: value for key, value in origin.record.items() if key not in _TOLD_ELSEWHERE}
     measured = [*rows, *compared]
     seconds = origin.cost.seconds
     return ModelCard.from_template(

@@ -95,7 +95,7 @@ def find_files(source: str, **download: Any) -> CheckpointFiles:
             found = look_for(source, name, download)
             if found is not None:
                 weights = _shards(source, found, download) if name.endswith(".index.json") else (found,)
-                return CheckpointFiles(source, weights, layout, _read_json(config), source)
+                return CheckpointFiles(source, weights, layout, read_json(config), source)
     if path.is_dir():
         alone = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
         if len(alone) == 1:
@@ -143,7 +143,7 @@ def _one_file(source: str, path: Path) -> CheckpointFiles:
     for layout, names in LAYOUTS.items():
         config = path.parent / layout
         if path.name in names and config.is_file():
-            return CheckpointFiles(source, weights, layout, _read_json(config), str(path.parent))
+            return CheckpointFiles(source, weights, layout, read_json(config), str(path.parent))
     return CheckpointFiles(source, weights, "", {}, str(path.parent))
 
 
@@ -154,7 +154,7 @@ def look_for(place: str, name: str, download: Mapping[str, Any]) -> Path | None:
 
 
 def _shards(place: str, index: Path, download: Mapping[str, Any]) -> tuple[Path, ...]:
-    names = sorted(set(_read_json(index)["weight_map"].values()))
+    names = sorted(set(read_json(index)["weight_map"].values()))
     found = {name: look_for(place, name, download) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
@@ -162,7 +162,12 @@ def _shards(place: str, index: Path, download: Mapping[str, Any]) -> tuple[Path,
     return tuple(path for path in found.values() if path is not None)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: If it is no JSON, or holds something else.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

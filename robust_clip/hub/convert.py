@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,20 @@ def published_processor(
     return load_processor(config, places, str(source))
 
 
-def convert_checkpoint(converted: ConvertedCheckpoint, out: str | os.PathLike[str], to: str) -> dict[str, Any]:
+def convert_checkpoint(
+    converted: ConvertedCheckpoint,
+    out: str | os.PathLike[str],
+    to: str,
+    *,
+    also: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
     """Writes a checkpoint: everything or nothing.
 
     Args:
         converted: From `load_published`.
         out: A folder that is not there yet, or is empty.
         to: `huggingface`, for a folder that stock `CLIPModel` and `CLIPProcessor` load, or `open_clip`.
+        also: Writes what else belongs into the folder, given where that is being made; it has the checkpoint by then.
 
     Returns:
         The record of the conversion, with the digest of what was written; `conversion.json` keeps it.
@@ -119,6 +126,8 @@ def convert_checkpoint(converted: ConvertedCheckpoint, out: str | os.PathLike[st
         written = {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
         record = {**converted.config["conversion"], "written": {"format": to, "sha256": written}}
         (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if also is not None:
+            also(folder)
         if out.exists():
             out.rmdir()
         folder.rename(out)

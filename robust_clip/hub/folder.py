@@ -1,6 +1,5 @@
 """A folder of weights as it goes to the Hub: what it holds, whether that loads, and which files are part of it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel
 
+from robust_clip.models import adapters, prompt_files
 from robust_clip.models.packaged import PACKAGED, public_name
 from robust_clip.models.prompt_files import ADAPTER_FOLDER
 
 from .card import Kind, is_hub_id
+from .checkpoint_files import read_json
 
-RECORD = "robustness.json"
 # What says what a folder is, and the weights that go with it.
 _WEIGHTS: dict[Kind, tuple[str, str]] = {
-    "adapter": ("adapter_config.json", "adapter_model.safetensors"),
-    "prompts": ("prompts_config.json", "prompts.safetensors"),
+    "adapter": (adapters.CONFIG_NAME, adapters.WEIGHTS_NAME),
+    "prompts": (prompt_files.CONFIG_NAME, prompt_files.WEIGHTS_NAME),
     "model": ("config.json", "model.safetensors"),
 }
 _INDEX = "model.safetensors.index.json"
@@ -57,10 +57,10 @@ class ModelFolder:
         path = Path(path)
         for kind, (name, _) in _WEIGHTS.items():
             if (path / name).is_file():
-                config = _read_json(path / name)
+                config = read_json(path / name)
                 record = config.get("robustness")
-                if record is None and (path / RECORD).is_file():
-                    record = _read_json(path / RECORD)
+                if record is None and (path / adapters.RECORD_NAME).is_file():
+                    record = read_json(path / adapters.RECORD_NAME)
                 stock = kind != "model" or config.get("model_type") == "clip"
                 return cls(path, kind if stock else "prompted", config, record or {})
         known = ", ".join(name for name, _ in _WEIGHTS.values())
@@ -135,7 +135,7 @@ class ModelFolder:
         name = _WEIGHTS["model" if self.kind == "prompted" else self.kind][1]
         index = self.path / _INDEX
         if name == "model.safetensors" and index.is_file():
-            return [self.path / shard for shard in sorted(set(_read_json(index)["weight_map"].values()))]
+            return [self.path / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
         return [self.path / name]
 
     def _check_weights(self) -> None:
@@ -195,13 +195,3 @@ def _is_sent(path: Path) -> bool:
     if not path.is_file() or path.name.startswith("."):
         return False
     return path.suffix in _SENT or path.name in _SENT_BY_NAME or path.match(_PLOTS)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping, got {type(content).__name__}.")
-    return content

@@ -30,7 +30,8 @@ _REASONS = {
     "init_logit_bias": "a logit bias (SigLIP)",
 }
 _RESIZING = ("bicubic", "shortest")
-_HEAD_WIDTH, _TEXT_HEADS, _EPS = 64, 8, 1e-5
+HEAD_WIDTH = 64  # of every OpenAI CLIP, and what open_clip takes unless its config says otherwise
+_TEXT_HEADS, _EPS = 8, 1e-5
 
 
 def read_open_clip(config: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def read_open_clip(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         sizes |= {f"{tower} {name}": section[name] for name in ("width", "layers") if name in section}
     return {
         "sizes": sizes | ({"embed_dim": model["embed_dim"]} if "embed_dim" in model else {}),
-        "vision_heads": vision["width"] // vision.get("head_width", _HEAD_WIDTH),
+        "vision_heads": vision["width"] // vision.get("head_width", HEAD_WIDTH),
         "text_heads": text.get("heads", _TEXT_HEADS),
         "layer_norm_eps": tuple((part.get("norm_kwargs") or {}).get("eps", _EPS) for part in (vision, text)),
         "quick_gelu": model.get("quick_gelu"),

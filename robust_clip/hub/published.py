@@ -25,7 +25,7 @@ from .formats import Detected, complain_of_names, detect_format
 from .open_clip_config import read_open_clip
 from .open_clip_names import count_layers, name_table, to_hugging_face
 from .processor import Place, image_statistics
-from .registry import HubCheckpoint, find_checkpoint
+from .registry import HubCheckpoint, find_checkpoint, is_published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def read_checkpoint(
     if lender is not None:
         record |= {"base": lender.config["conversion"]["source"], "comparison": str(compared)}
     config |= {"conversion": record, "architectures": ["CLIPModel"], "dtype": "float32"}
-    if row is not None and not config.get("robustness"):
+    if row is not None and row.threat_model and not config.get("robustness") and is_published(source):
         config["robustness"] = _robustness(row)
     commit = extract_commit_hash(str(files.weights[0]), None)
     return ConvertedCheckpoint(source, config, weights, detected.prompters, tuple(places), commit)
@@ -248,5 +248,5 @@ def _activation(
 
 
 def _robustness(row: HubCheckpoint) -> dict[str, Any]:
-    known = {"objective": row.method, "attack": "the authors'", "threat model": f"linf {row.epsilon}"}
+    known = {"objective": row.method, "attack": "the authors'", "threat model": row.threat_model}
     return known | ({"paper": f"https://huggingface.co/papers/{row.paper}"} if row.paper else {})

@@ -51,8 +51,7 @@ def push_folder(
         raise ValueError("No token to write to the Hub: log in by `hf auth login`, or set HF_TOKEN.")
     api = HfApi(library_name="robust-clip")
     try:
-        if "/" not in repo_id:
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        repo_id = full_name(repo_id)
         head, found = _look(api, repo_id, branch)
         others = sorted(found - files.keys() - _OF_THE_HUB - (set() if replace else set(known)))
         if others and not replace:
@@ -75,6 +74,20 @@ def push_folder(
     except (HTTPError, RuntimeError, OSError) as error:
         raise ValueError(_explained(error, repo_id)) from error
     return str(url) if branch == "main" else f"{url}/tree/{branch}"
+
+
+def full_name(repo_id: str) -> str:
+    """`owner/name` of a repository; without an owner it is the user whom the token belongs to.
+
+    Raises:
+        ValueError: If the Hub does not know the token, or cannot be reached.
+    """
+    if "/" in repo_id:
+        return repo_id
+    try:
+        return f"{HfApi(library_name='robust-clip').whoami()['name']}/{repo_id}"
+    except (HTTPError, RuntimeError, OSError) as error:
+        raise ValueError(_explained(error, repo_id)) from error
 
 
 def _look(api: HfApi, repo_id: str, branch: str) -> tuple[str | None, set[str]]:

@@ -22,7 +22,7 @@ class HubCheckpoint:
             dict with `vision_encoder_state_dict`); as `detect_format` calls them.
         architecture: Of the image tower, and its resolution where it is not 224.
         method: Objective that made it robust.
-        epsilon: Radius of the attack in training, linf unless it says otherwise.
+        epsilon: Radius of the attack in training, linf unless it names a norm; `-` of a clean model.
         place: Where the file is.
         base: The clean `CLIPModel` that it was trained from: it gives the text tower of a file that has none, and the
             processor; `None` where that is not known.
@@ -44,6 +44,19 @@ class HubCheckpoint:
     licence: str = "unknown"
     refused: str = ""
     unverified: str = ""
+
+    @property
+    def threat_model(self) -> str:
+        """Of the training, as a record says it; empty of a clean model.
+
+        >>> CHECKPOINTS["chs20/fare4-clip"].threat_model, CHECKPOINTS["CLIPAG_ViTB32"].threat_model
+        ('linf 4/255', 'L2 of unknown radius')
+        >>> CHECKPOINTS["LEAF-CLIP/OpenCLIP-ViT-g"].threat_model
+        ''
+        """
+        if self.epsilon == "-":
+            return ""
+        return f"linf {self.epsilon}" if self.epsilon[0].isdigit() else self.epsilon
 
     @property
     def status(self) -> str:
@@ -177,7 +190,7 @@ CHECKPOINTS: dict[str, HubCheckpoint] = {
         format="open_clip",
         architecture="ViT-B/32",
         method="CLIPAG",
-        epsilon="L2, not known",
+        epsilon="L2 of unknown radius",
         place="zenodo 10446026",
         unverified="the whole row: it was listed second-hand",
     ),
@@ -198,3 +211,13 @@ def find_checkpoint(source: str) -> HubCheckpoint | None:
     file = source.replace("\\", "/").split("/")[-1]
     raw = {name.split("/")[-1]: row for name, row in CHECKPOINTS.items() if row.place == RAW}
     return CHECKPOINTS.get(source) or CHECKPOINTS.get(file) or raw.get(file)
+
+
+def is_published(source: str) -> bool:
+    """Whether a source is a known place on the Hub, and not just a file that is called like a known one.
+
+    >>> is_published("hf-hub:chs20/fare4-clip"), is_published("downloads/FARE.pth.tar"), is_published("FARE.pth.tar")
+    (True, False, False)
+    """
+    source = source.removeprefix("hf-hub:").rstrip("/")
+    return "/" in source and source in CHECKPOINTS

@@ -3,6 +3,7 @@
 import torch
 from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPProcessor
+from transformers.utils.hub import resolve_revision
 
 from .adapters import base_of, read_settings
 from .configuration import PromptedCLIPConfig
@@ -27,27 +28,35 @@ def load_checkpoint(name: str, revision: str = "main") -> tuple[RobustCLIPModel,
         ValueError: If it is not there, cannot be reached, is damaged or is not a CLIP.
     """
     path = packaged_checkpoint(name)
+    # Once, so that all files are of one commit and what is not there is asked for once.
+    revision = resolve_revision(path, revision) or revision
     try:
         files, adapter = PromptFiles.read(path, revision=revision), read_settings(path, revision=revision)
         kind = PromptedCLIPModel if files is not None or _is_prompted(path, revision) else RobustCLIPModel
         model = kind.from_pretrained(path, revision=revision, dtype=torch.float32)
-        if find_file(path, "tokenizer_config.json", revision=revision) is None:
+        if (files is None and adapter is None) or find_file(path, "tokenizer_config.json", revision=revision) is None:
             if files is not None:
                 base = files.settings["base"]
                 path, revision = packaged_checkpoint(base["name"]), base["revision"] or "main"
             elif adapter is not None:
                 path, revision = base_of(path, adapter)
-        if hasattr(model.config, "conversion") and find_file(path, "config.json", revision=revision) is None:
-            # Not at the top: the room of the Hub is built on this one.
-            from robust_clip.hub.convert import published_processor
-
-            return model, published_processor(path, model.config.to_dict(), revision=revision)
+            return model, _processor(path, revision, model)
         return model, CLIPProcessor.from_pretrained(path, revision=revision)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"Cannot load a CLIP checkpoint from {name!r}: give a folder with config.json, weights and processor, "
             f"a Hub id that can be reached, or one of {', '.join(PACKAGED)}. ({error})"
         ) from error
+
+
+def _processor(path: str, revision: str, model: RobustCLIPModel) -> CLIPProcessor:
+    """Of a whole checkpoint, `model` or its base; of one that was converted in memory, made from its own files."""
+    if hasattr(model.config, "conversion") and find_file(path, "config.json", revision=revision) is None:
+        # Not at the top: the room of the Hub is built on this one.
+        from robust_clip.hub.convert import published_processor
+
+        return published_processor(path, model.config.to_dict(), revision=revision)
+    return CLIPProcessor.from_pretrained(path, revision=revision)
 
 
 def _is_prompted(path: str, revision: str) -> bool:

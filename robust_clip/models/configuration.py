@@ -9,7 +9,7 @@ from typing import Any
 from transformers import CLIPConfig, ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .prompt_files import refuse_prompts_alone
+from .prompt_files import refuse_prompts_alone, where_on_hub
 from .prompt_sizes import PromptSizes
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ class RobustCLIPConfig(CLIPConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """As the parent's, with the mean and deviation of a stock checkpoint taken from its image processor."""
-        where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-        source = {key: kwargs[key] for key in where if key in kwargs}
+        source = where_on_hub(kwargs)
         if Path(pretrained_model_name_or_path).is_dir():
             refuse_prompts_alone(pretrained_model_name_or_path)
         config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)

@@ -4,18 +4,19 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel
+from transformers.utils.hub import extract_commit_hash
 
 from . import adapters
 from .configuration import RobustCLIPConfig
-from .prompt_files import refuse_prompts_alone
+from .packaged import packaged_checkpoint
+from .prompt_files import find_file, refuse_prompts_alone, where_on_hub
 
 # Names of CLIP's parts by tower; the temperature belongs to neither.
 TOWERS = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
-# How a file is reached on the Hub.
-_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class RobustCLIPModel(CLIPModel):
@@ -59,23 +60,28 @@ class RobustCLIPModel(CLIPModel):
         # Not at the top: the room of the Hub is built on this one.
         from robust_clip.hub.convert import load_published, needs_conversion
 
-        name = pretrained_model_name_or_path
-        where = {key: kwargs[key] for key in _WHERE if kwargs.get(key) is not None}
-        if name and (settings := adapters.read_settings(str(name), **where)):
-            rest = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
-            source, rest["revision"] = adapters.base_of(str(name), settings, base)
-            model = cls.from_pretrained(source, *args, hidden_act=hidden_act, unchecked=unchecked, **rest)
-            adapters.put_on(model, str(name), **where)
-            return model
+        where = where_on_hub(kwargs)
+        # transformers' own calls have no name: a configuration and weights are given then.
+        name: Any = pretrained_model_name_or_path and packaged_checkpoint(str(pretrained_model_name_or_path))
+        base = packaged_checkpoint(str(base)) if base else base
+        if name and (settings := adapters.read_settings(name, **where)):
+            kwargs |= {"hidden_act": hidden_act, "unchecked": unchecked}
+            return cls._with_adapter(name, settings, base, args, kwargs)
         if not (base or hidden_act or unchecked) and not (name and needs_conversion(name, **where)):
             try:
-                return super().from_pretrained(name, *args, **kwargs)
+                loaded = super().from_pretrained(name, *args, **kwargs)
+                model = loaded[0] if isinstance(loaded, tuple) else loaded
+                # Of what was just downloaded, so without another call to the Hub.
+                here = where | {"local_files_only": True, "force_download": False}
+                file = find_file(str(name), "config.json", **here)
+                model.config._commit_hash = extract_commit_hash(file, None)
+                return loaded
             except (OSError, ValueError):
                 if not name or not needs_conversion(name, ask_hub=True, **where):
                     raise
         refuse_prompts_alone(name, **where)
         converted = load_published(name, base=base, hidden_act=hidden_act, unchecked=unchecked, **where)
-        rest = {key: value for key, value in kwargs.items() if key not in _WHERE}
+        rest = {key: value for key, value in kwargs.items() if key not in where_on_hub(kwargs)}
         if taken := sorted({"config", "state_dict"} & rest.keys()):
             raise ValueError(f"{name} has to be converted, which gives its own {taken[0]}; leave that out.")
         config, rest = cls.config_class.from_dict(converted.config, return_unused_kwargs=True, **rest)
@@ -85,13 +91,58 @@ class RobustCLIPModel(CLIPModel):
         model.config._commit_hash = converted.commit
         return loaded
 
+    @classmethod
+    def _with_adapter(
+        cls, name: str, settings: dict[str, Any], base: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if kwargs.get("output_loading_info"):
+            raise ValueError("output_loading_info tells nothing of an adapter; leave it out.")
+        where = where_on_hub(kwargs)
+        rest = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder", "dtype")}
+        source, rest["revision"] = adapters.base_of(name, settings, base)
+        model = cls.from_pretrained(source, *args, **rest)
+        adapters.put_on(model, name, **where)
+        dtype = kwargs.get("dtype") or "auto"
+        if dtype != "auto":
+            # Only now: what identifies the base are its weights as they are stored.
+            model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        return model
+
+    def load_adapter(  # type: ignore[override]
+        self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Loads an adapter beside those that there are and makes it the active one; see `set_adapter`.
+
+        Args:
+            peft_model_id: Folder or Hub id. One trained on another base is warned of, with both digests.
+            adapter_name: What it is called here, `default` if not given.
+            **kwargs: As transformers'; with any but `adapter_kwargs` and those of the Hub it is transformers' own.
+
+        Raises:
+            ValueError: If there is no adapter, or it does not fit.
+        """
+        where = {**(kwargs.get("adapter_kwargs") or {}), **where_on_hub(kwargs)}
+        if peft_model_id is None or kwargs.keys() - {"adapter_kwargs"} - where_on_hub(kwargs).keys():
+            return super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        return adapters.put_on(self, peft_model_id, adapter_name or "default", **where)
+
+    def merge_and_unload(self) -> "RobustCLIPModel":
+        """Adds the active adapters to the weights, in place, and gives back the model, which then has none.
+
+        Raises:
+            ValueError: If there is no adapter, or its method cannot be merged.
+        """
+        adapters.merge_and_unload(self)
+        return self
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As transformers'; of a model with an adapter only that, with the base that it belongs to on record."""
         if not getattr(self, "peft_config", None):
             return super().save_pretrained(save_directory, *args, **kwargs)
         adapters.name_base(self)
-        super().save_pretrained(save_directory, *args, **kwargs)
-        return adapters.write_record(self, save_directory)
+        # First, since saving may go on to upload the folder.
+        adapters.write_record(self, save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def image_size(self) -> int:

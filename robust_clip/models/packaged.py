@@ -1,6 +1,7 @@
 """Checkpoints that come with the package."""
 
 from importlib.resources import files
+from pathlib import Path
 
 PACKAGED = ("nano_clip",)
 
@@ -17,9 +18,10 @@ def packaged_checkpoint(name: str) -> str:
 
 
 def public_name(path: str) -> str:
-    """The name of a packaged checkpoint for its folder; any other path or Hub id is given back as it is.
+    """The name of a packaged checkpoint for its folder, the whole path of another folder; a Hub id as it is.
 
     >>> public_name(packaged_checkpoint("nano_clip")), public_name("openai/clip-vit-base-patch32")
     ('nano_clip', 'openai/clip-vit-base-patch32')
     """
-    return next((name for name in PACKAGED if packaged_checkpoint(name) == path), path)
+    whole = str(Path(path).resolve()) if path and Path(path).is_dir() else path
+    return next((name for name in PACKAGED if packaged_checkpoint(name) == path), whole)

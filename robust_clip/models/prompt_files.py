@@ -128,6 +128,31 @@ def find_file(name: str, file: str, **where: Any) -> str | None:
         return None
 
 
+def where_on_hub(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the arguments of `from_pretrained` says where a file is.
+
+    >>> where_on_hub({"revision": "main", "token": None, "dtype": "auto"})
+    {'revision': 'main'}
+    """
+    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+
+
+def base_digest(model: torch.nn.Module, names: Iterable[str]) -> str:
+    """`weights_digest` of the weights `names` as they are now, without what peft put beside them."""
+    plain = {_plain(name): weight for name, weight in model.state_dict().items()}
+    return weights_digest((name, plain[name]) for name in names)
+
+
+def _plain(name: str) -> str:
+    """Name of a weight without what peft puts into it.
+
+    >>> _plain("vision_model.encoder.layers.0.mlp.fc1.base_layer.weight")
+    'vision_model.encoder.layers.0.mlp.fc1.weight'
+    """
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
+
+
 def weights_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
     """`sha256:` and a digest of names, shapes and values, which are taken as float32 whatever they are kept in.
 

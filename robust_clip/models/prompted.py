@@ -18,7 +18,7 @@ from transformers import (
 from .configuration import PromptedCLIPConfig, RobustCLIPConfig
 from .modeling import RobustCLIPModel
 from .packaged import packaged_checkpoint, public_name
-from .prompt_files import ADAPTER_FOLDER, PromptFiles, find_file, weights_digest
+from .prompt_files import ADAPTER_FOLDER, PromptFiles, base_digest, find_file, weights_digest, where_on_hub
 from .prompt_sizes import PromptSizes
 from .sharing import built_around
 from .text_context import PromptedTextEmbeddings
@@ -26,7 +26,6 @@ from .visual_prompts import PromptedEncoder, PromptedVisionEmbeddings
 
 # What CoOp and its successors write after the context.
 CONTEXT_TEMPLATE = "{}."
-_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class PromptedCLIPModel(RobustCLIPModel):
@@ -150,8 +149,7 @@ class PromptedCLIPModel(RobustCLIPModel):
 
     def base_digest(self) -> str:
         """`weights_digest` of the base as it is now, without prompts and adapters."""
-        plain = {_plain(name): weight for name, weight in self.state_dict().items()}
-        return weights_digest((name, plain[name]) for name in self._base_names)
+        return base_digest(self, self._base_names)
 
     def save_prompts(self, folder: str | os.PathLike[str]) -> None:
         """Writes the prompts, and what they were learned on, into `folder`: kilobytes instead of the whole model.
@@ -202,6 +200,8 @@ class PromptedCLIPModel(RobustCLIPModel):
             # Not beside them: whoever loads an adapter alone must not lose the prompts without a word.
             super().save_pretrained(Path(save_directory) / ADAPTER_FOLDER, *args, **kwargs)
         elif self.learns_prompts_alone and not whole:
+            if kwargs.get("push_to_hub"):
+                raise ValueError("push_to_hub sends whole models; for prompts there is robust-clip push FOLDER REPO.")
             self.save_prompts(save_directory)
         else:
             super().save_pretrained(save_directory, *args, **kwargs)
@@ -227,7 +227,7 @@ class PromptedCLIPModel(RobustCLIPModel):
             ValueError: If prompts are missing, damaged, or for a base of other widths.
         """
         name = packaged_checkpoint(str(pretrained_model_name_or_path))
-        files = PromptFiles.read(name, **{key: kwargs[key] for key in _WHERE if key in kwargs})
+        files = PromptFiles.read(name, **where_on_hub(kwargs))
         if files is not None:
             return cls._around_recorded(files, base, kwargs)
         if base is not None:
@@ -242,11 +242,12 @@ class PromptedCLIPModel(RobustCLIPModel):
 
     @classmethod
     def _around_recorded(cls, files: PromptFiles, base: Any, kwargs: dict[str, Any]) -> "PromptedCLIPModel":
-        where = {key: kwargs[key] for key in _WHERE if key in kwargs}
+        where = where_on_hub(kwargs)
         kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         recorded = files.settings["base"]
-        if not isinstance(base, RobustCLIPModel):
+        own = not isinstance(base, RobustCLIPModel)
+        if own:
             source = base or recorded["name"]
             if not source:
                 raise ValueError(f"{files.source} does not say what base its prompts belong to; give it as base.")
@@ -254,6 +255,8 @@ class PromptedCLIPModel(RobustCLIPModel):
                 kwargs["revision"] = recorded["revision"]
             base = RobustCLIPModel.from_pretrained(packaged_checkpoint(str(source)), **kwargs)
         model = cls.around(base, PromptSizes.of(files.settings["prompts"]))
+        if own:
+            base.requires_grad_(False)
         model._fill(files)
         model.config.robustness = files.settings.get("robustness")
         model.config.name_or_path = model.name_or_path = files.source
@@ -282,11 +285,6 @@ def class_templates(model: nn.Module, templates: Sequence[str]) -> Sequence[str]
     """
     learned = isinstance(model, PromptedCLIPModel) and model.config.sizes.context
     return (CONTEXT_TEMPLATE,) if learned else templates
-
-
-def _plain(name: str) -> str:
-    """Name of a weight without what peft puts into it."""
-    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 AutoConfig.register(PromptedCLIPConfig.model_type, PromptedCLIPConfig)

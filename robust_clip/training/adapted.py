@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from robust_clip.adaptation import Adaptation, FullFineTuning, Prompts
 from robust_clip.models import TOWERS, PromptedCLIPModel, RobustCLIPModel
 from robust_clip.models.adapters import load_adapter_weights
+from robust_clip.models.prompt_files import ADAPTER_FOLDER
 from robust_clip.objectives import Objective
 
 
@@ -35,13 +37,13 @@ def original_of(model: RobustCLIPModel) -> RobustCLIPModel:
 
 def load_learned(model: Any, folder: str) -> bool:
     """Loads what a checkpoint holds of a model that saves its adapter or prompts alone; false for any other model."""
-    if getattr(model, "peft_config", None):
-        load_adapter_weights(model, folder)
-        return True
-    if isinstance(model, PromptedCLIPModel) and model.learns_prompts_alone:
+    adapted = bool(getattr(model, "peft_config", None))
+    prompted = isinstance(model, PromptedCLIPModel) and (adapted or model.learns_prompts_alone)
+    if prompted:
         model.load_prompts(folder)
-        return True
-    return False
+    if adapted:
+        load_adapter_weights(model, Path(folder) / ADAPTER_FOLDER if prompted else folder)
+    return adapted or prompted
 
 
 def drop_towers(teacher: RobustCLIPModel, student: RobustCLIPModel, kept: Sequence[str]) -> None:

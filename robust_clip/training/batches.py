@@ -62,9 +62,10 @@ class BatchMaker:
         """Computes what the objective wants of the text tower as it was before training."""
         if not self._with_classes or self.class_names is None:
             return
-        if isinstance(original, PromptedCLIPModel):
+        of_teacher = self.objective.needs_teacher and self.objective.trains_text
+        if isinstance(original, PromptedCLIPModel) and (of_teacher or self.objective.other_template is not None):
             original = original.as_base()
-        if self.objective.needs_teacher and self.objective.trains_text:
+        if of_teacher:
             self._original_class_embeds = embed_classes(original, self.tokenizer, self.class_names, self.templates)
         if self.objective.other_template is not None:
             other = [self.objective.other_template]

@@ -14,10 +14,12 @@ from robust_clip.data import DATASETS
 from robust_clip.evaluation import Row, checkpoint_revision, plot_accuracy, weights_revision
 from robust_clip.evaluation.records import write_json
 from robust_clip.hub import DataFacts, ModelFolder, Origin, read_cost, render_card
+from robust_clip.hub.card import BASE_IDENTITY
 from robust_clip.hub.cost import Cost, train_seconds
-from robust_clip.hub.folder import RECORD, shared_name
+from robust_clip.hub.folder import shared_name
 from robust_clip.hub.registry import CHECKPOINTS
 from robust_clip.models import RobustCLIPModel
+from robust_clip.models.adapters import RECORD_NAME
 from robust_clip.objectives import OBJECTIVES
 
 logger = logging.getLogger(__name__)
@@ -88,10 +90,13 @@ def write_trainer_card(
 ) -> None:
     """The card that the Trainer writes beside weights that it has just saved.
 
-    An adapter's or prompts' folder has no `config.json` to hold the record of the training, so that gets a file.
+    An adapter's or prompts' folder has no `config.json` to hold the record of the training, so that gets a file. What
+    the adapter's own `save_pretrained` put there to identify its base stays.
     """
     if not (folder / "config.json").is_file():
-        write_json(folder / RECORD, dict(record))
+        saved = ModelFolder.read(folder)
+        kept = {key: saved.record[key] for key in BASE_IDENTITY if key in saved.record}
+        write_json(folder / RECORD_NAME, (kept if saved.kind == "adapter" else {}) | dict(record))
     found = ModelFolder.read(folder)
     try:
         cost = read_cost(folder, record.get("hardware"))
@@ -172,7 +177,9 @@ def rows_of_folder(folder: str | Path, rows: Sequence[Row], title: str) -> tuple
     """
     path = Path(folder)
     found = ModelFolder.read(path)
-    digests = {checkpoint_revision(str(path), None)}  # type: ignore[arg-type]  # the files are there
+    digests = set()
+    if found.kind in ("model", "prompted"):
+        digests.add(checkpoint_revision(str(path), None))  # type: ignore[arg-type]  # the files are there
     in_memory = any(row.model["revision"].startswith("memory-") for row in rows)
     if in_memory and found.kind == "model":
         digests.add(weights_revision(RobustCLIPModel.from_pretrained(path)))

@@ -11,7 +11,7 @@ from robust_clip import packaged_checkpoint
 from robust_clip.cli import main
 from robust_clip.evaluation import Row, checkpoint_revision, weights_revision
 from robust_clip.evaluation.tables import read_rows
-from tests.hub.hub_double import trained_folder
+from tests.hub.hub_double import learned_folder, trained_folder
 
 ROWS = Path(__file__).parents[2] / "model_cards" / "rows"
 RECIPE = "# The paper.\nobjective: tecoa   # Eq. 3\ntraining:\n  learning_rate: 1e-5   # section 4.1\n"
@@ -76,6 +76,19 @@ def test_rows_are_known_by_their_revision(
     assert len(card.data.eval_results) == 4
     assert "| undefended | cifar10 |" in card.text
     assert not (folder / "README.md").exists()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "prompts"])
+def test_rows_of_an_adapter_and_of_prompts(
+    kind: str, tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = learned_folder(kind, tmp_path / "mine", tiny_model)
+    others = [replace(row, clean_accuracy=0.5) for row in rows_of("memory-sha256:0", "undefended")]
+    write(rows_of("memory-sha256:1", "mine") + others, folder / "records")
+    assert main(["card", str(folder), "--stdout"]) == 0
+    card = ModelCard(capsys.readouterr().out)
+    assert len(card.data.eval_results) == 4
+    assert "| undefended | cifar10 |" in card.text
 
 
 def test_the_card_of_the_packaged_model_comes_from_its_rows(capsys: pytest.CaptureFixture[str]) -> None:

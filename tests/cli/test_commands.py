@@ -1,6 +1,7 @@
 """The commands as a user meets them: help, results on disk, and one line for a mistake."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,15 @@ def test_benchmark_says_what_it_measured(
     small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "2", "--repeats", "1"]
     assert main(["benchmark", *small, *options]) == 0
     assert capsys.readouterr().out.startswith(described)
+
+
+def test_the_peak_is_that_of_the_step_and_not_of_who_asks(tiny_checkpoint: Path) -> None:
+    held = torch.ones(3 * 2**28)  # 3 GiB
+    args = Namespace(model=str(tiny_checkpoint), classes=3, batch_size=2, epsilon="1/255", attack="pgd", steps=1)
+    args.adaptation, args.bf16, args.text_attack = None, False, "leaf"
+    peak, learning = benchmark._peak_memory(args, "clean")
+    assert 100 < peak < held.nbytes / 2**20
+    assert learning > 0
 
 
 def test_benchmark_counts_attacks_on_texts_apart(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

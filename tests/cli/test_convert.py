@@ -43,6 +43,22 @@ def test_prompters_are_written_beside_the_model(tmp_path, base, capsys):
     assert "without them the model is not what was trained" in capsys.readouterr().out
     model = PromptedCLIPModel.from_pretrained(out / "prompts", base=str(out))
     assert torch.equal(model.vision_model.embeddings.tokens, torch.ones(2, 128))
+    assert json.loads((out / "prompts" / "prompts_config.json").read_text())["base"]["name"] == str(out)
+
+
+def test_a_wrong_target_is_refused_before_anything_is_read(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "nowhere", str(tmp_path / "out"), "--to", "onnx"])
+    assert "invalid choice: 'onnx'" in capsys.readouterr().err
+
+
+def test_prompters_that_do_not_fit_leave_nothing(tmp_path, base, capsys):
+    content = {"vision_encoder_state_dict": tuned_model("quick_gelu").visual.state_dict()}
+    torch.save(content | {"add_prompter": {"prompt": torch.ones(1, 2, 64)}}, tmp_path / "best.pth.tar")
+    given = ["convert", str(tmp_path / "best.pth.tar"), str(tmp_path / "out"), "--base", base]
+    assert main([*given, "--hidden_act", "quick_gelu"]) == 2
+    assert "not (2, 128)" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_refusal_is_one_line(tmp_path, base, capsys):

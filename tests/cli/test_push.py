@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from robust_clip.cli import main
-from tests.hub.hub_double import HubDouble, trained_folder
+from robust_clip.evaluation.tables import read_rows
+from tests.hub.hub_double import HubDouble, learned_folder, trained_folder
 
 REPO = "someone/nano"
+ROWS = Path(__file__).parents[2] / "model_cards" / "rows" / "nano_clip"
 # Stock transformers in a process that may not even see robust_clip.
 LOAD = """
 import sys
@@ -110,6 +113,24 @@ def test_rows_from_elsewhere_go_along(
     assert row.startswith("records/")
     assert sent[row.replace("row.json", "samples.parquet")].startswith(b"PAR1")
     assert b"| 6 | pgd20 v1" in sent["README.md"]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "prompts"])
+def test_an_adapter_and_prompts_with_rows_under_the_users_own_name(
+    kind: str, hub: HubDouble, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = learned_folder(kind, tmp_path / "nano", tiny_model)
+    (row, *_) = read_rows(ROWS)
+    (folder / "records").mkdir()
+    replace(row, model={"id": "nano", "revision": "memory-sha256:1"}).write(folder / "records" / "row.json")
+    hub.stand_in(monkeypatch, tmp_path / "home")
+    assert main(["push", str(folder), "nano"]) == 0
+    sent = hub.files(REPO)
+    assert "records/row.json" in sent
+    card = sent["README.md"].decode()
+    assert f"| {row.dataset['name']} | {row.dataset['split']} |" in card
+    assert f'"{REPO}"' in card
+    assert '"nano"' not in card
 
 
 def test_without_a_token_nothing_is_written(

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
+from peft import LoraConfig
 from transformers.utils import hub as transformers_hub
 
+from robust_clip.models import PromptedCLIPModel, PromptSizes
 from tests.hub.hub_answers import TOKEN, Handler, RefusedError, Repository
 
 
@@ -118,4 +120,15 @@ def trained_folder(path: Path, model: Any, processor: Any) -> Path:
     (path / "training_args.bin").write_bytes(b"a pickle")
     (path / "checkpoint-5").mkdir()
     (path / "checkpoint-5" / "optimizer.pt").write_bytes(b"another")
+    return path
+
+
+def learned_folder(kind: str, path: Path, model: Any) -> Path:
+    """An adapter or prompts alone, said to belong to a base that others have."""
+    model.name_or_path = "openai/clip-vit-base-patch32"
+    if kind == "adapter":
+        model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+        model.save_pretrained(path)
+    else:
+        PromptedCLIPModel.around(model, PromptSizes(tokens=2)).save_prompts(path)
     return path

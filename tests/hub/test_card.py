@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import CLIPModel
 
+from robust_clip.adaptation import LoRA
 from robust_clip.attacks import PGD
 from robust_clip.data import ImageDataset
 from robust_clip.evaluation import Row, evaluate_robustness, get_protocol
@@ -23,6 +24,7 @@ from robust_clip.hub.cost import Cost, Emissions
 from robust_clip.models import PromptedCLIPModel, PromptSizes, RobustCLIPModel
 from robust_clip.objectives import TeCoA
 from tests.hub.card_rules import metadata_errors
+from tests.training.conftest import trainer_for
 
 BASE = "openai/clip-vit-base-patch32"
 RECIPE = "objective: tecoa   # Eq. 3\ntraining: {learning_rate: 1e-5}   # section 4.1\n"
@@ -130,6 +132,25 @@ def test_record_licences_and_cost() -> None:
     assert metadata["co2_eq_emissions"]["emissions"] == 12.5
     assert (metadata["language"], metadata["tags"][-1]) == ("en", "x")
     assert metadata_errors(str(card)) == []
+
+
+def test_the_trainer_leaves_on_record_which_base_an_adapter_belongs_to(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_processor: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = trainer_for(tmp_path, tiny_checkpoint, tiny_processor, max_steps=1, adaptation=LoRA(r=2))
+    trainer.train()
+    trainer.save_model()
+    record = json.loads((tmp_path / "robustness.json").read_text())
+    assert record["objective"] == "TeCoA"
+    assert record["base weights"].startswith("sha256:")
+    assert "sha256:" not in (tmp_path / "README.md").read_text()
+    other = RobustCLIPModel.from_pretrained(tiny_checkpoint)
+    with torch.no_grad():
+        other.logit_scale += 1
+    other.save_pretrained(tmp_path / "other")
+    for base, warned in ((tiny_checkpoint, False), (tmp_path / "other", True)):
+        RobustCLIPModel.from_pretrained(tmp_path, base=str(base))
+        assert ("expect other results" in caplog.text) == warned
 
 
 def test_cost_is_read_from_a_folder(tmp_path: Path) -> None:

@@ -159,6 +159,21 @@ def publish(hub, repository, folder):
     return found.commit("main", files, "published")
 
 
+def test_how_it_was_trained_is_on_record_of_known_repositories_alone(hub, tmp_path):
+    folder = write_open_clip(tmp_path / "source", tuned_model("gelu"), "gelu")
+    known = "chs20/FARE4-ViT-B-32-laion2B-s34B-b79K"
+    publish(hub, known, folder)
+    record = RobustCLIPModel.from_pretrained(known).config.robustness
+    assert (record["objective"], record["threat model"]) == ("FARE", "linf 4/255")
+    publish(hub, "someone/fare", folder)
+    assert not RobustCLIPModel.from_pretrained("someone/fare").config.robustness
+    publish(hub, "LEAF-CLIP/OpenCLIP-ViT-g", folder)
+    assert "robustness" not in load_published("LEAF-CLIP/OpenCLIP-ViT-g").config
+    torch.save({"vision_encoder_state_dict": tuned_model("quick_gelu").visual.state_dict()}, tmp_path / "FARE.pth.tar")
+    base = write_base(tmp_path, "quick_gelu")
+    assert "robustness" not in load_published(tmp_path / "FARE.pth.tar", base=base).config
+
+
 def test_an_open_clip_model_and_a_raw_file_on_the_hub(hub, tmp_path):
     """A repository without config.json is looked at again for what open_clip writes."""
     tuned = tuned_model("quick_gelu")

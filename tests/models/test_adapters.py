@@ -5,10 +5,14 @@ import logging
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import CLIPModel
 
-from robust_clip.adaptation import LoRA
+from robust_clip.adaptation import LoRA, PeftMethod
+from robust_clip.cli import main
+from robust_clip.evaluation.revision import checkpoint_revision, readable_id, weights_revision
 from robust_clip.models import RobustCLIPModel, load_checkpoint
-from robust_clip.models.adapters import base_digest
+from robust_clip.models.adapters import digest_of_base
 from robust_clip.models.scratch import build_clip
 
 PIXELS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -62,8 +66,8 @@ def test_a_base_with_other_weights_is_warned_of_with_both_digests(adapter, tiny_
         assert not caplog.messages
         RobustCLIPModel.from_pretrained(folder, base=str(tmp_path / "other"))
     (told,) = caplog.messages
-    assert base_digest(RobustCLIPModel.from_pretrained(tiny_checkpoint)) in told
-    assert base_digest(other) in told
+    assert digest_of_base(RobustCLIPModel.from_pretrained(tiny_checkpoint)) in told
+    assert digest_of_base(other) in told
 
 
 def test_a_base_of_another_width_is_refused(adapter, tmp_path):
@@ -86,4 +90,70 @@ def test_an_adapter_that_names_no_base_is_refused(adapter):
 
 def test_the_digest_is_of_the_base_alone(adapter, tiny_checkpoint):
     adapted, _ = adapter
-    assert base_digest(adapted) == base_digest(RobustCLIPModel.from_pretrained(tiny_checkpoint))
+    assert digest_of_base(adapted) == digest_of_base(RobustCLIPModel.from_pretrained(tiny_checkpoint))
+
+
+def learned(model, seed):
+    """The model with whatever of it learns at random."""
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed + number))
+                parameter.add_(noise / 4)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "adaptation",
+    [
+        LoRA(r=2, peft_config={"use_dora": True}),
+        *(PeftMethod(peft_config={"peft_type": each}) for each in ("LOHA", "LOKR", "OFT", "HRA", "DELORA")),
+    ],
+    ids=str,
+)
+def test_whatever_a_method_learns_comes_back(tiny_model, tiny_checkpoint, tmp_path, adaptation):
+    adapted = learned(adaptation.apply(tiny_model), seed=1)
+    adapted.save_pretrained(tmp_path)
+    stock = PeftModel.from_pretrained(CLIPModel.from_pretrained(tiny_checkpoint), tmp_path).eval()
+    expected = adapted.encode_image(PIXELS)
+    theirs = stock.get_image_features(pixel_values=adapted.preprocess(PIXELS)).pooler_output
+    assert torch.equal(RobustCLIPModel.from_pretrained(tmp_path).encode_image(PIXELS), expected)
+    torch.testing.assert_close(theirs, expected)
+
+
+def test_half_precision_is_no_other_base(adapter, caplog):
+    _, folder = adapter
+    with caplog.at_level(logging.WARNING, logger="robust_clip"):
+        model = RobustCLIPModel.from_pretrained(folder, dtype=torch.bfloat16)
+    assert not caplog.messages
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_adapters_are_different_models_to_a_record(adapter, tmp_path):
+    """By name and by revision, whichever is active; the base is another one still."""
+    adapted, folder = adapter
+    model = RobustCLIPModel.from_pretrained(folder)
+    learned(adapted, seed=9).save_pretrained(tmp_path / "other")
+    model.load_adapter(str(tmp_path / "other"), adapter_name="other")
+    seen = {}
+    for name in ("default", "other"):
+        model.set_adapter(name)
+        seen[readable_id(model)] = checkpoint_revision(str(folder), model)
+    model.disable_adapters()
+    assert seen.keys() == {"adapter", "other"}
+    assert len({*seen.values(), weights_revision(model)}) == 3
+
+
+def test_merging_leaves_an_ordinary_checkpoint(adapter, tiny_checkpoint, tmp_path, capsys):
+    adapted, folder = adapter
+    expected = adapted.encode_image(PIXELS)
+    assert main(["merge", str(tiny_checkpoint), str(folder), str(tmp_path / "merged"), "--alpha", "1"]) == 0
+    merged = RobustCLIPModel.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(merged.encode_image(PIXELS), expected)
+    assert merged.state_dict().keys() == RobustCLIPModel.from_pretrained(tiny_checkpoint).state_dict().keys()
+    with pytest.raises(ValueError, match="no adapter to merge"):
+        merged.merge_and_unload()
+
+
+def test_packaged_names_are_known_to_from_pretrained():
+    assert RobustCLIPModel.from_pretrained("nano_clip").image_size == 64

@@ -28,7 +28,7 @@ def trainer_for(folder: Path, checkpoint: Path, processor: Any, objective: Any =
     for name, value in changes.items():
         (arguments if name in AdversarialTrainingArguments.__dataclass_fields__ else parts)[name] = value
     return AdversarialTrainer(
-        RobustCLIPModel.from_pretrained(checkpoint),
+        parts.pop("model", None) or RobustCLIPModel.from_pretrained(checkpoint),
         AdversarialTrainingArguments(**arguments),
         objective=objective or TeCoA(),
         processing_class=processor,

@@ -1,5 +1,6 @@
 """Training adapters: what changes, what the teacher is, what is saved, and that it goes on."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from peft import PeftModel
 from transformers import CLIPModel
 
-from robust_clip.adaptation import LoRA, PeftMethod
+from robust_clip.adaptation import LoRA, PeftMethod, Prompts
 from robust_clip.models import RobustCLIPModel
 from robust_clip.objectives import PMGAFT, TGAZSR, MMCoA, TeCoA
+from tests.training.conftest import trainer_for
 from tests.training.test_batches import TEXTS
 
 PIXELS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -84,10 +86,31 @@ def test_a_run_goes_on_from_its_checkpoint(make: Any, tmp_path: Any, best: bool)
 
 def test_a_checkpoint_of_another_adapter_is_refused(make: Any, tmp_path: Any) -> None:
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    make(folder=tmp_path / "a", adaptation=LoRA(["vision"], ["q_proj", "fc1"]), **settings).train()
-    again = make(folder=tmp_path / "b", adaptation=LoRA(["vision"], ["q_proj"]), **settings)
-    with pytest.raises(ValueError, match="of another adapter"):
-        again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+    more, fewer = LoRA(["vision"], ["q_proj", "fc1"]), LoRA(["vision"], ["q_proj"])
+    for number, (first, second) in enumerate([(more, fewer), (fewer, more)]):
+        make(folder=tmp_path / f"{number}", adaptation=first, **settings).train()
+        again = make(folder=tmp_path / "again", adaptation=second, **settings)
+        with pytest.raises(ValueError, match="of another adapter"):
+            again.train(resume_from_checkpoint=str(tmp_path / f"{number}" / "checkpoint-2"))
+
+
+def test_prompts_and_an_adapter_learn_together_and_go_on(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_processor: Any
+) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "adaptation": LoRA(r=2)}
+
+    def build(folder: str) -> Any:
+        model = Prompts(frame=2).apply(RobustCLIPModel.from_pretrained(tiny_checkpoint))
+        trainer = trainer_for(tmp_path / folder, tiny_checkpoint, tiny_processor, model=model, **settings)
+        for _, prompt in trainer.model.prompts():
+            prompt.requires_grad_(True)
+        return trainer
+
+    whole, again = build("whole"), build("again")
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    for (name, expected), got in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, msg=name)
 
 
 def test_an_adapter_of_the_wrong_tower_is_refused(make: Any) -> None:
