@@ -62,7 +62,7 @@ def test_study_is_one(path: Path) -> None:
     """Every recipe in it goes through the constructors."""
     plan = StudyPlan.read(path)
     for method in plan.methods:
-        assert len({run.folder for run in plan.grid(method)}) == len(plan.learning_rates)
+        assert len({run.folder for run in plan.grid(method)}) == len(plan.learning_rates_of(method))
 
 
 def test_a_new_model_is_drawn_by_the_seed(tmp_path: Path, coloured_folder: Path) -> None:

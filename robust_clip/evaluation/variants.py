@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from robust_clip.attacks import BERTAttack
 from robust_clip.models import TestTimeDefence
@@ -23,8 +24,9 @@ def with_test_time_defence(
 ) -> Protocol:
     """The protocol judged through a defence, by attacks that know of it or do not.
 
-    A random defence is best met by an attack that goes on to its end, as the PGD of `pgd20`. One that leaves an image
-    as soon as the mean over its draws is fooled, as APGD does, leaves where the odds of the defence's draw are even.
+    Attacks that know of a random defence go on to their end where they can (`stop_when_fooled` is turned off). One
+    that leaves an image as soon as the mean over its draws is fooled, as APGD does, leaves where the odds of the
+    defence's draw are even.
 
     Attacks that know come first, and then, on what still stands, the same attacks on the undefended classifier.
 
@@ -45,6 +47,8 @@ def with_test_time_defence(
     if attacks_know:
         draws = eot_samples if defence.random else 1
         through = (replace(run, eot_samples=max(run.eot_samples, draws)) for run in runs)
+        if defence.random:
+            through = (replace(run, attack=_to_the_end(run.attack)) for run in through)
         runs = (*through, *(UndefendedRun(run.attack, run.loss, run.eot_samples) for run in runs))
     return replace(
         protocol,
@@ -54,6 +58,10 @@ def with_test_time_defence(
         attacks_know=attacks_know or not runs,
         source=source,
     )
+
+
+def _to_the_end(attack: Any) -> Any:
+    return replace(attack, stop_when_fooled=False) if getattr(attack, "stop_when_fooled", False) else attack
 
 
 def threat_models(

@@ -81,7 +81,8 @@ def test_killed_in_the_middle_pushed_again_and_loaded_elsewhere(
     texts = tiny_processor(text=["red", "green"], return_tensors="pt", padding=True)
     with torch.no_grad():
         here = tiny_model(pixel_values=torch.load(pixels), **texts).logits_per_image
-    assert torch.equal(here, torch.load(out))
+    # The other process has as many threads as it likes, which changes the order of sums.
+    torch.testing.assert_close(torch.load(out), here, rtol=0, atol=1e-5)
 
 
 def test_other_files_stop_a_push_until_it_may_replace_them(

@@ -243,3 +243,14 @@ def test_mistakes_are_answered_before_the_model_is_loaded(command, arguments, me
     monkeypatch.setattr(evaluate, "load_checkpoint", None)
     with pytest.raises(ValueError, match=message):
         command(*arguments)
+
+
+def test_attacks_that_know_of_a_random_defence_go_on_to_their_end():
+    """One that stops at the first fooled look stops at a coin's toss."""
+    stops = get_protocol("pgd20")
+    assert stops.attacks[0].attack.stop_when_fooled
+    through, undefended = with_test_time_defence(stops, TTC(), True).attacks
+    assert not through.attack.stop_when_fooled
+    assert undefended.attack.stop_when_fooled
+    (blind,) = with_test_time_defence(stops, TTC(), False).attacks
+    assert blind.attack.stop_when_fooled
