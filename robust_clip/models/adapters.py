@@ -87,7 +87,6 @@ def put_on(model: Any, name: str, adapter: str = "default", **where: Any) -> Non
     config, weights = (find_file(name, file, **where) for file in (CONFIG_NAME, WEIGHTS_NAME))
     if config is None or weights is None:
         raise ValueError(f"{name} holds no adapter of peft: {CONFIG_NAME} and {WEIGHTS_NAME} are not both there.")
-    ours = digest_of_base(model)
     settings = PeftConfig.from_pretrained(str(Path(config).parent))
     known = {id(parameter) for parameter in model.parameters()}
     model.add_adapter(settings, adapter)
@@ -105,7 +104,8 @@ def put_on(model: Any, name: str, adapter: str = "default", **where: Any) -> Non
     if record is None:
         return
     told: dict[str, Any] = json.loads(Path(record).read_text(encoding="utf-8"))
-    if (recorded := told.get(_WEIGHTS)) not in (None, ours):
+    recorded = told.get(_WEIGHTS)
+    if recorded and recorded != (ours := digest_of_base(model)):
         logger.warning(
             "The adapter in %s was trained on %s with weights %s, but the base has weights %s: expect other results.",
             name,

@@ -34,14 +34,14 @@ def load_checkpoint(name: str, revision: str = "main") -> tuple[RobustCLIPModel,
         files, adapter = PromptFiles.read(path, revision=revision), read_settings(path, revision=revision)
         kind = PromptedCLIPModel if files is not None or _is_prompted(path, revision) else RobustCLIPModel
         model = kind.from_pretrained(path, revision=revision, dtype=torch.float32)
-        if (files is None and adapter is None) or find_file(path, "tokenizer_config.json", revision=revision) is None:
-            if files is not None:
-                base = files.settings["base"]
-                path, revision = packaged_checkpoint(base["name"]), base["revision"] or "main"
-            elif adapter is not None:
-                path, revision = base_of(path, adapter)
+        if files is None and adapter is None:
             return model, _processor(path, revision, model)
-        return model, CLIPProcessor.from_pretrained(path, revision=revision)
+        if find_file(path, "tokenizer_config.json", revision=revision) is not None:
+            return model, CLIPProcessor.from_pretrained(path, revision=revision)
+        if adapter is not None:
+            return model, _processor(*base_of(path, adapter), model)
+        base = files.settings["base"]
+        return model, _processor(packaged_checkpoint(base["name"]), base["revision"] or "main", model)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"Cannot load a CLIP checkpoint from {name!r}: give a folder with config.json, weights and processor, "

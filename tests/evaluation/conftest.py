@@ -1,5 +1,6 @@
 """A CLIP that tells most of some faintly coloured images apart, and loses a few more to each of two attacks."""
 
+import argparse
 import json
 
 import datasets
@@ -10,6 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from robust_clip.attacks import PGD, AttackRun
+from robust_clip.cli import evaluate
 from robust_clip.data import PixelCollator, load_image_dataset
 from robust_clip.evaluation import Protocol, Row, evaluate_robustness, read_samples
 from robust_clip.models import RobustCLIPModel, ZeroShotClassifier, embed_classes
@@ -116,3 +118,17 @@ def row():
         "finished": "2026-01-01T00:00:00+00:00",
     }
     return lambda **changes: Row(**json.loads(json.dumps(identity)) | numbers | changes)
+
+
+@pytest.fixture
+def command(trained_checkpoint, faint_folder):
+    """Run the command on the trained model and the faint images: `command("--format", "json")`."""
+
+    def run(*arguments):
+        parser = argparse.ArgumentParser()
+        evaluate.add_parser(parser.add_subparsers())
+        where = ["--model", str(trained_checkpoint), "--datasets", str(faint_folder), "--samples", "3"]
+        args = parser.parse_args(["evaluate", *where, "--protocol", "pgd20", *arguments])
+        return args.run(args)
+
+    return run

@@ -1,6 +1,5 @@
 """`robust-clip evaluate`, in one process and without a network."""
 
-import argparse
 import json
 
 import pytest
@@ -8,20 +7,6 @@ import pytest
 from robust_clip.cli import evaluate
 
 ADAPTED = ["--attack_loss", "objective"]
-
-
-@pytest.fixture
-def command(trained_checkpoint, faint_folder):
-    """Run the command on the trained model and the faint images: `command("--format", "json")`."""
-
-    def run(*arguments):
-        parser = argparse.ArgumentParser()
-        evaluate.add_parser(parser.add_subparsers())
-        where = ["--model", str(trained_checkpoint), "--datasets", str(faint_folder), "--samples", "3"]
-        args = parser.parse_args(["evaluate", *where, "--protocol", "pgd20", *arguments])
-        return args.run(args)
-
-    return run
 
 
 def test_a_table_with_a_row_for_each_epsilon(command, capsys):

@@ -1,6 +1,5 @@
 """Evaluating through a test-time defence: what attacks see, what the row says, and what is never mixed."""
 
-import argparse
 import dataclasses
 import json
 
@@ -195,20 +194,9 @@ def test_a_defence_that_hides_that_it_is_random_is_found(bench_of):
     assert not findings(through(Silent(), False))
 
 
-@pytest.fixture
-def command(trained_checkpoint, faint_folder):
-    def run(*arguments):
-        parser = argparse.ArgumentParser()
-        evaluate.add_parser(parser.add_subparsers())
-        where = ["--model", str(trained_checkpoint), "--datasets", str(faint_folder), "--samples", "3"]
-        args = parser.parse_args(["evaluate", *where, "--protocol", "clean,pgd20", *arguments])
-        return args.run(args)
-
-    return run
-
-
 def test_the_command_judges_through_a_defence_and_prints_its_cost(command, capsys):
-    command("--test_time_defence", "{name: ttc, steps: 1}", "--attacks_know", "both", "--eot_samples", "3")
+    given = ["--test_time_defence", "{name: ttc, steps: 1}", "--attacks_know", "both", "--eot_samples", "3"]
+    command("--protocol", "clean,pgd20", *given)
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[2] for line in lines[3:6]]
     assert names == ["clean_ttc", "pgd20_ttc_unknown", "pgd20_ttc_known"]
@@ -242,7 +230,7 @@ def test_the_draws_are_those_that_were_asked_for(command, capsys):
 def test_mistakes_are_answered_before_the_model_is_loaded(command, arguments, message, monkeypatch):
     monkeypatch.setattr(evaluate, "load_checkpoint", None)
     with pytest.raises(ValueError, match=message):
-        command(*arguments)
+        command("--protocol", "clean,pgd20", *arguments)
 
 
 def test_attacks_that_know_of_a_random_defence_go_on_to_their_end():
