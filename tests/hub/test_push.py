@@ -3,7 +3,6 @@
 import json
 import shutil
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,10 @@ from robust_clip.hub import ModelFolder, push_folder, render_card
 from robust_clip.hub.folder import shared_name
 from robust_clip.models import RobustCLIPModel, packaged_checkpoint
 from tests.hub.hub_answers import TOKEN
-from tests.hub.hub_double import HubDouble, trained_folder
+from tests.hub.hub_double import HubDouble
 from tests.training.conftest import trainer_for
 
 REPO = "someone/nano"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    """The Hub of this process, with a token for it and an empty cache."""
-    with HubDouble(tmp_path / "hub").serving() as double:
-        double.stand_in(monkeypatch, tmp_path / "home")
-        yield double
-
-
-@pytest.fixture
-def folder(tiny_model: Any, tiny_processor: Any, tmp_path: Path) -> Path:
-    return trained_folder(tmp_path / "nano", tiny_model, tiny_processor)
 
 
 def push(folder: Path, **options: Any) -> str:
