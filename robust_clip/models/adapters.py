@@ -86,7 +86,9 @@ def put_on(model: Any, name: str, adapter: str = "default", **where: Any) -> Non
     """
     config, weights = (find_file(name, file, **where) for file in (CONFIG_NAME, WEIGHTS_NAME))
     if config is None or weights is None:
-        raise ValueError(f"{name} holds no adapter of peft: {CONFIG_NAME} and {WEIGHTS_NAME} are not both there.")
+        raise ValueError(
+            f"{name} holds no adapter of peft: {CONFIG_NAME} and {WEIGHTS_NAME} are not both there, or out of reach."
+        )
     settings = PeftConfig.from_pretrained(str(Path(config).parent))
     known = {id(parameter) for parameter in model.parameters()}
     model.add_adapter(settings, adapter)

@@ -28,7 +28,8 @@ class PromptFiles:
 
     Args:
         source: Folder or Hub id.
-        settings: `prompts` (sizes), `base` (`name`, `revision`, `weights`) and `robustness`.
+        settings: `prompts` (sizes), `base` (`name`, `revision`, `weights`), `robustness`, and `adapter`: whether one
+            was saved beside them.
         tensors: By their names in a `PromptedCLIPModel`.
     """
 

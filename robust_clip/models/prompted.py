@@ -18,7 +18,7 @@ from transformers import (
 from .configuration import PromptedCLIPConfig, RobustCLIPConfig
 from .modeling import RobustCLIPModel
 from .packaged import packaged_checkpoint, public_name
-from .prompt_files import ADAPTER_FOLDER, PromptFiles, base_digest, find_file, weights_digest, where_on_hub
+from .prompt_files import ADAPTER_FOLDER, PromptFiles, base_digest, weights_digest, where_on_hub
 from .prompt_sizes import PromptSizes
 from .sharing import built_around
 from .text_context import PromptedTextEmbeddings
@@ -157,14 +157,7 @@ class PromptedCLIPModel(RobustCLIPModel):
         Raises:
             ValueError: If the base has changed since the prompts were put around it: they mean nothing without it.
         """
-        now, recorded = self.base_digest(), (self.config.base or {}).get("weights")
-        if now != recorded:
-            raise ValueError(
-                f"The base has changed since the prompts were put around it ({recorded} then, {now} now), so prompts "
-                "alone would not restore this model; use save_pretrained."
-            )
-        settings = {key: getattr(self.config, key) for key in ("prompts", "base", "robustness")}
-        PromptFiles(str(folder), settings, {name: prompt.detach() for name, prompt in self.prompts()}).write(folder)
+        self._write_prompts(folder, adapter=False)
 
     def load_prompts(self, folder: str | Path, **where: Any) -> None:
         """Replaces the prompts by those of a folder or Hub id with nothing but prompts.
@@ -196,9 +189,9 @@ class PromptedCLIPModel(RobustCLIPModel):
             **kwargs: As transformers'.
         """
         if getattr(self, "peft_config", None):
-            self.save_prompts(save_directory)
-            # Not beside them: whoever loads an adapter alone must not lose the prompts without a word.
+            # In a folder of its own: whoever loads an adapter alone must not lose the prompts without a word.
             super().save_pretrained(Path(save_directory) / ADAPTER_FOLDER, *args, **kwargs)
+            self._write_prompts(save_directory, adapter=True)
         elif self.learns_prompts_alone and not whole:
             if kwargs.get("push_to_hub"):
                 raise ValueError("push_to_hub sends whole models; for prompts there is robust-clip push FOLDER REPO.")
@@ -260,13 +253,25 @@ class PromptedCLIPModel(RobustCLIPModel):
         model._fill(files)
         model.config.robustness = files.settings.get("robustness")
         model.config.name_or_path = model.name_or_path = files.source
-        if find_file(files.source, f"{ADAPTER_FOLDER}/adapter_config.json", **where):
+        if files.settings.get("adapter"):
             model.load_adapter(files.source, adapter_kwargs={**where, "subfolder": ADAPTER_FOLDER})
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
         if isinstance(dtype, torch.dtype):
             nn.Module.to(model, dtype)
         return model.eval()
+
+    def _write_prompts(self, folder: str | os.PathLike[str], adapter: bool) -> None:
+        """`adapter` says whether whoever loads them must look for one beside them."""
+        now, recorded = self.base_digest(), (self.config.base or {}).get("weights")
+        if now != recorded:
+            raise ValueError(
+                f"The base has changed since the prompts were put around it ({recorded} then, {now} now), so prompts "
+                "alone would not restore this model; use save_pretrained."
+            )
+        settings = {key: getattr(self.config, key) for key in ("prompts", "base", "robustness")}
+        settings["adapter"] = adapter
+        PromptFiles(str(folder), settings, {name: prompt.detach() for name, prompt in self.prompts()}).write(folder)
 
     @torch.no_grad()
     def _fill(self, files: PromptFiles) -> None:

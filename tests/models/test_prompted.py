@@ -158,6 +158,9 @@ def test_an_adapter_can_be_added_and_both_learn_and_come_back(prompted, tiny_pro
     torch.testing.assert_close(logits(restored, tiny_processor), expected, rtol=0, atol=1e-6)
     restored.disable_adapters()
     torch.testing.assert_close(logits(restored, tiny_processor), without, rtol=0, atol=1e-6)
+    shutil.rmtree(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="holds no adapter of peft"):
+        PromptedCLIPModel.from_pretrained(tmp_path)
 
 
 def test_another_base_of_these_widths_is_warned_of_with_both_digests(prompted, tiny_checkpoint, tmp_path, caplog):
