@@ -17,7 +17,7 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate.utils import tqdm
+from accelerate.utils import patch_environment, tqdm
 
 from robust_clip.adaptation import ADAPTATIONS, Adaptation, FullFineTuning
 from robust_clip.attacks import TEXT_ATTACKS
@@ -222,7 +222,9 @@ class Memory:
 
 def _memory(args: argparse.Namespace, objective: str) -> Memory:
     """In a fresh process, whose peak is that of the steps and of nothing else."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # By itself glibc keeps what is freed, half of the peak here; it reads this when a process begins.
+    fresh = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    with patch_environment(malloc_mmap_threshold_=2**16), fresh as pool:
         return pool.submit(_memory_of_two_steps, args, objective).result()
 
 
