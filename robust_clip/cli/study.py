@@ -15,7 +15,7 @@ from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
 from robust_clip.evaluation.method_summary import SEED, summary
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.side_by_side import group_rows
-from robust_clip.evaluation.tables import insert_table, markdown_table
+from robust_clip.evaluation.tables import insert_table, markdown_table, read_rows
 from robust_clip.models import load_checkpoint, packaged_checkpoint
 from robust_clip.training.resume import is_finished
 
@@ -27,8 +27,18 @@ _ORIGINAL = "original"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and measures what is not done yet, then renders."""
+    """Trains and measures what is not done yet, then renders; or renders rows that are there."""
     plan = StudyPlan.read(args.study)
+    table = render(read_rows(args.render) if args.render else _rows(args, plan), plan)
+    if args.into:
+        insert_table(args.into, table)
+    else:
+        sys.stdout.write(table + "\n")
+    return 0
+
+
+def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
+    """Those of the methods asked for, of the first seeds first."""
     out = Path(plan.output_dir)
     _claim(out, read_yaml(args.study))
     measuring = Measuring(args.root, args.batch_size)
@@ -44,12 +54,7 @@ def run(args: argparse.Namespace) -> int:
         for measurement in plan.evaluation:
             if not measurement.only or method in measurement.only:
                 rows += measuring.measure(str(trained.folder), measurement, out / "rows" / _name(trained))
-    table = render(rows, plan)
-    if args.into:
-        insert_table(args.into, table)
-    else:
-        sys.stdout.write(table + "\n")
-    return 0
+    return rows
 
 
 class Measuring:
@@ -154,5 +159,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--root", help="folder whose sub-folders stand in for data sets of the Hub in the evaluation")
     parser.add_argument("--batch_size", type=int, default=64, help="images in a batch of the evaluation")
+    parser.add_argument("--render", type=Path, metavar="ROWS", help="train nothing: the tables of rows in a folder")
     parser.add_argument("--into", type=Path, help="Markdown file with the markers of a table; printed if not given")
     parser.set_defaults(run=run)

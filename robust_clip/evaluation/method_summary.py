@@ -21,7 +21,7 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
     Returns:
         A table in Markdown, in %, with the standard deviation over several seeds of training.
     """
-    threats = sorted({row.threat_model for row in rows if row.threat_model}, key=lambda text: (len(text), text))
+    threats = sorted({_threat(row) for row in rows if row.robust_accuracy is not None}, key=lambda it: (len(it), it))
     others = {row.dataset["name"] for row in rows} - {trained_on}
     sides = {trained_on: {trained_on}, f"mean of {len(others)} others": others}
     columns = [(title, what) for title, names in sides.items() if names for what in ("clean", *threats)]
@@ -29,8 +29,8 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
     for row in rows:
         accuracies = found[row.model["id"]]
         accuracies["clean"][row.dataset["name"]] = row.clean_accuracy
-        if row.threat_model and row.robust_accuracy is not None:
-            accuracies[row.threat_model][row.dataset["name"]] = row.robust_accuracy
+        if row.robust_accuracy is not None:
+            accuracies[_threat(row)][row.dataset["name"]] = row.robust_accuracy
     lines = [["method", "seeds", *(f"{title}, {what}" for title, what in columns)]]
     lines.append(["---"] * len(lines[0]))
     for method in methods:
@@ -39,6 +39,11 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
             cells = [_spread([_mean(model[what], sides[title]) for model in models]) for title, what in columns]
             lines.append([method, str(len(models)), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _threat(row: Row) -> str:
+    """What the images are up against: nothing where texts alone are attacked."""
+    return row.threat_model or "attacked texts"
 
 
 def _mean(accuracies: dict[str, float], names: set[str]) -> float | None:

@@ -56,6 +56,11 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert run(content, tmp_path, "--into", str(table)) == 0
     assert {path: path.stat().st_mtime_ns for path in rows} == before
     assert table.read_text().count("| tecoa | 2 |") == 1
+    capsys.readouterr()
+    kept = (tmp_path / "study" / "rows").rename(tmp_path / "kept")
+    assert run(content, tmp_path, "--render", str(kept)) == 0
+    assert capsys.readouterr().out.strip() == table.read_text().split("-->\n")[1].split("<!--")[0].strip()
+    assert not (tmp_path / "study" / "rows").exists()
 
 
 def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys):

@@ -4,12 +4,13 @@ from robust_clip.evaluation import Row
 from robust_clip.evaluation.method_summary import summary
 
 
-def test_summary_takes_means_over_other_sets_and_then_over_seeds():
-    def row(model, dataset, clean, robust):
-        fields = dict.fromkeys(Row.__dataclass_fields__)
-        numbers = {"clean_accuracy": clean, "robust_accuracy": robust, "threat_model": "linf 1/255"}
-        return Row(**fields | numbers | {"model": {"id": model}, "dataset": {"name": dataset}})
+def row(model, dataset, clean, robust, threat_model="linf 1/255"):
+    fields = dict.fromkeys(Row.__dataclass_fields__)
+    numbers = {"clean_accuracy": clean, "robust_accuracy": robust, "threat_model": threat_model}
+    return Row(**fields | numbers | {"model": {"id": model}, "dataset": {"name": dataset}})
 
+
+def test_summary_takes_means_over_other_sets_and_then_over_seeds():
     rows = [
         row("tecoa_seed_0_learning_rate_1", "own", 0.5, 0.4),
         row("tecoa_seed_0_learning_rate_1", "a", 0.2, 0.1),
@@ -25,3 +26,10 @@ def test_summary_takes_means_over_other_sets_and_then_over_seeds():
     )
     assert lines[2] == "| tecoa | 2 | 60.0 ± 14.1 | 40.0 ± 0.0 | 30.0 ± 0.0 | 15.0 ± 7.1 |"
     assert lines[3:] == ["| fare | 1 | 50.0 | 40.0 |  |  |"]
+
+
+def test_attacks_on_texts_alone_have_a_column():
+    rows = [row("mmcoa_seed_0_learning_rate_1", "own", 0.5, 0.25, None), row("original", "own", 0.4, 0.0, None)]
+    lines = summary(rows, ["original", "mmcoa"], "own").splitlines()
+    assert lines[0] == "| method | seeds | own, clean | own, attacked texts |"
+    assert lines[2:] == ["| original | 1 | 40.0 | 0.0 |", "| mmcoa | 1 | 50.0 | 25.0 |"]
