@@ -75,12 +75,13 @@ def export_text_tower(model: RobustCLIPModel, file: str | Path) -> float:
     Returns and errors as those of `export_image_tower`, on random tokens.
 
     Raises:
-        ValueError: If the model has a learned context, which is put in at places that depend on the tokens.
+        ValueError: If the model has a learned context, which is put in at places that depend on the tokens, or
+            residuals of class embeddings, which are looked up by them.
     """
-    if isinstance(model, PromptedCLIPModel) and model.config.sizes.context:
+    if isinstance(model, PromptedCLIPModel) and "text" in model.config.sizes.towers:
         raise ValueError(
-            "A text tower with learned context cannot be exported; export_classifier (--classes on the command line) "
-            "exports the image tower with the class embeddings that the context gives."
+            "A text tower with learned context or class residuals cannot be exported; export_classifier (--classes on "
+            "the command line) exports the image tower with the class embeddings that they give."
         )
     return _export(_TextTower(model), model.encode_text, "text_features", _tokens(model), file)
 

@@ -21,8 +21,11 @@ class PromptSizes:
         depth: Layers whose input has tokens and context of its own: 1 is shallow, and from the second layer on what
             the layer before made of them is replaced (VPT-deep, https://huggingface.co/papers/2203.12119, Eq. 5).
         class_position: Whether the text stands at the `end`, after the context, or in the `middle` of it.
-        class_tokens: A context for each of these texts instead of one for all: pairs of a text and the lists of token
-            ids, without start and end, that stand for it. Not a mapping, since transformers sorts what it saves.
+        class_tokens: Classes that have a context each instead of one for all, or a residual: pairs of a name and the
+            lists of token ids, without start and end, that stand for it. Not a mapping, since transformers sorts what
+            it saves.
+        class_residuals: Whether the embedding of each class gets a learned vector added; see `ClassResiduals`. No
+            prompts, but kept and saved like those.
 
     Raises:
         ValueError: If a size is negative or no whole number, or sizes contradict each other.
@@ -35,6 +38,7 @@ class PromptSizes:
     depth: int = 1
     class_position: ClassPosition = "end"
     class_tokens: Sequence[Sequence[Any]] = ()
+    class_residuals: bool = False
 
     def __post_init__(self) -> None:
         named = [[name, [list(ids) for ids in forms]] for name, forms in self.class_tokens]
@@ -49,7 +53,9 @@ class PromptSizes:
             raise ValueError(f"depth {self.depth} repeats tokens or context, but there are neither; set one of them.")
         if self.depth > 1 and self.context and (self.class_position == "middle" or self.class_tokens):
             raise ValueError("A context deeper than 1 must be one for all classes, with class_position end.")
-        if not self.context and (self.class_position == "middle" or self.class_tokens):
+        if self.class_residuals and (self.context or not self.class_tokens):
+            raise ValueError("class_residuals belong to whole prompts of classes: give class_tokens, and no context.")
+        if not self.context and (self.class_position == "middle" or (self.class_tokens and not self.class_residuals)):
             raise ValueError("class_position and contexts per class need a context; set context, such as 16.")
 
     @classmethod
@@ -80,7 +86,8 @@ class PromptSizes:
         >>> PromptSizes(frame=8).towers, PromptSizes(tokens=2, context=2).towers
         (('vision',), ('vision', 'text'))
         """
-        return ("vision",) * bool(self.frame or self.patch or self.tokens) + ("text",) * bool(self.context)
+        vision, text = self.frame or self.patch or self.tokens, self.context or self.class_residuals
+        return ("vision",) * bool(vision) + ("text",) * bool(text)
 
     def check_fits(self, config: CLIPConfig) -> None:
         """Refuses prompts that the towers of `config` have no room for.

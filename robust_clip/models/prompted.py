@@ -1,4 +1,4 @@
-"""CLIP with learned prompts: a pixel frame, visual tokens, a text context, each alone or together."""
+"""CLIP with learned prompts: a pixel frame, visual tokens, a text context, or residuals of class embeddings."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForZeroShotImageClassification,
-    AutoTokenizer,
-    CLIPTokenizer,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoTokenizer, CLIPTokenizer
+from transformers.utils.generic import can_return_tuple
 
+from .class_residuals import ClassResiduals
 from .configuration import PromptedCLIPConfig, RobustCLIPConfig
 from .modeling import RobustCLIPModel
 from .packaged import packaged_checkpoint, public_name
@@ -33,8 +29,9 @@ class PromptedCLIPModel(RobustCLIPModel):
 
     The prompts are parameters of the towers (`vision_model.embeddings.frame.up`, `text_model.embeddings.context`), so
     every method sees them: `encode_image`, `encode_text`, stock CLIP's forward, and attacks, which differentiate
-    through them. With a context every text should be a bare class name, as `{}.`: see `class_templates`. Tokens that
-    `encode_image_tokens` gives are those of the image.
+    through them. With a context every text should be a bare class name, as `{}.`: see `class_templates`. Residuals of
+    class embeddings (`text_model.class_residuals.vectors`) count as prompts, too, and every text should be one of a
+    class in training. Tokens that `encode_image_tokens` gives are those of the image.
 
     `save_pretrained` saves what learns: all weights, prompts alone, or prompts and adapter; `save_prompts` saves
     prompts alone; `from_pretrained` loads any of it.
@@ -57,6 +54,8 @@ class PromptedCLIPModel(RobustCLIPModel):
             text.embeddings = PromptedTextEmbeddings(text.config, sizes)
         if sizes.context and sizes.depth > 1:
             text.encoder = PromptedEncoder(text.config, sizes.context, sizes.depth, at_end=False)
+        if sizes.class_residuals:
+            text.class_residuals = ClassResiduals(config, sizes)
         self._base_names = frozenset(base)
         self._prompt_names = tuple(name for name, _ in self.named_parameters() if name not in base)
         # The modules that were put in place are new.
@@ -107,11 +106,12 @@ class PromptedCLIPModel(RobustCLIPModel):
     def reset_prompts(self, seed: int = 0) -> None:
         """Draws all prompts anew: pixels and first visual tokens at deviation 1, as TeCoA's code, others at 0.02.
 
-        0.02 is CoOp's for the context, and MaPLe's for what stands in deeper layers.
+        0.02 is CoOp's for the context, and MaPLe's for what stands in deeper layers. Residuals begin at 0.
         """
         generator = torch.Generator().manual_seed(seed)
+        deviations = {"vision_model.embeddings.": 1.0, "text_model.class_residuals.": 0.0}
         for name, prompt in self.prompts():
-            deviation = 1.0 if name.startswith("vision_model.embeddings.") else 0.02
+            deviation = next((value for start, value in deviations.items() if name.startswith(start)), 0.02)
             prompt.copy_(deviation * torch.randn(prompt.shape, generator=generator))
 
     def prompts(self, tower: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
@@ -126,6 +126,7 @@ class PromptedCLIPModel(RobustCLIPModel):
         prompts = set(self._prompt_names)
         return not any(p.requires_grad for name, p in self.named_parameters() if name not in prompts)
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: Tensor,
@@ -133,19 +134,22 @@ class PromptedCLIPModel(RobustCLIPModel):
         position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As stock CLIP's, of texts with the learned context in them.
+        """As stock CLIP's, of texts with the learned context in them or the residuals of their classes added.
 
         Raises:
-            ValueError: If positions are given with a context, or there is a context for each class and a text is none.
+            ValueError: If positions are given with a context, or each class has its own and a text is of none.
         """
-        embeddings = self.text_model.embeddings
+        given, embeddings = input_ids, self.text_model.embeddings
         if isinstance(embeddings, PromptedTextEmbeddings):
             if position_ids is not None:
                 raise ValueError("The learned context shifts positions; leave out position_ids.")
             input_ids, attention_mask = embeddings.insert(input_ids, attention_mask)
-        return super().get_text_features(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+        outputs: Any = super().get_text_features(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
         )
+        if hasattr(self.text_model, "class_residuals"):
+            outputs.pooler_output = self.text_model.class_residuals(outputs.pooler_output, given)
+        return outputs
 
     def base_digest(self) -> str:
         """`weights_digest` of the base as it is now, without prompts and adapters."""

@@ -1,6 +1,5 @@
 """Prompts of the text tower: learned vectors among the words of every text."""
 
-import difflib
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
 
+from .class_texts import ClassTexts, end_positions
 from .prompt_sizes import PromptSizes
 
 
@@ -25,11 +25,9 @@ class PromptedTextEmbeddings(CLIPTextEmbeddings):
 
     def __init__(self, config: CLIPTextConfig, sizes: PromptSizes) -> None:
         super().__init__(config)
-        self.eos_token_id: Any = config.eos_token_id
         self.class_position = sizes.class_position
-        self.class_names = [name for name, _ in sizes.class_tokens]
-        self._class_of = {tuple(ids): row for row, (_, forms) in enumerate(sizes.class_tokens) for ids in forms}
-        contexts = max(1, len(self.class_names))
+        self.texts = ClassTexts(sizes.class_tokens, config.eos_token_id)
+        contexts = max(1, len(self.texts.names))
         self.context = nn.Parameter(torch.randn(contexts, sizes.context, config.hidden_size))
 
     def insert(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -50,9 +48,9 @@ class PromptedTextEmbeddings(CLIPTextEmbeddings):
         """
         count = self.context.shape[1]
         room = self.position_embedding.num_embeddings - count
-        ends = self.end_positions(input_ids)
+        ends = end_positions(input_ids, self.texts.eos_token_id)
         rows = torch.arange(len(input_ids), device=input_ids.device)
-        classes = self._classes(input_ids, ends)
+        classes = self._classes(input_ids)
         end_ids, long = input_ids[rows, ends], ends >= room
         input_ids = input_ids[:, :room].clone()
         input_ids[long, -1] = end_ids[long]
@@ -70,12 +68,6 @@ class PromptedTextEmbeddings(CLIPTextEmbeddings):
             attention_mask = torch.cat([mask, mask.new_ones(len(rows), count)], dim=1).gather(1, order)
         return ids, attention_mask
 
-    def end_positions(self, input_ids: Tensor) -> Tensor:
-        """Where each text ends, `(N,)`, found as CLIP's pooling finds it."""
-        # Configurations from before transformers' correction of the id pool at the largest one.
-        wanted = input_ids if self.eos_token_id == 2 else torch.eq(input_ids, self.eos_token_id).int()
-        return wanted.argmax(dim=-1)
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -91,25 +83,13 @@ class PromptedTextEmbeddings(CLIPTextEmbeddings):
         embeddings: Tensor = super().forward(**given)
         return embeddings
 
-    def _classes(self, input_ids: Tensor, ends: Tensor) -> Tensor:
+    def _classes(self, input_ids: Tensor) -> Tensor:
         """Which context each text gets, `(N,)`."""
-        if not self.class_names:
-            return torch.zeros_like(ends)
-        texts = [tuple(row[1:end]) for row, end in zip(input_ids.tolist(), ends.tolist(), strict=True)]
-        unknown = [(row, text) for row, text in enumerate(texts) if text not in self._class_of]
-        if unknown:
-            row, text = unknown[0]
-            near = ", ".join(map(repr, self._near(text)))
-            raise ValueError(
-                f"Text {row} is none of the {len(self.class_names)} class names that have a learned context each; "
-                f"near it: {near}. Give texts as {{}} or {{}}. with one of the names and no other words; "
-                "for new names learn one context for all classes."
-            )
-        return torch.tensor([self._class_of[text] for text in texts], device=ends.device)
-
-    def _near(self, text: tuple[int, ...]) -> list[str]:
-        likeness = {
-            ids: difflib.SequenceMatcher(None, ids, text, autojunk=False).ratio() for ids in self._class_of
-        }
-        best = sorted(likeness, key=lambda ids: -likeness[ids])
-        return list(dict.fromkeys(self.class_names[self._class_of[ids]] for ids in best))[:3]
+        if not self.texts.names:
+            return torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
+        return self.texts.rows(
+            input_ids,
+            "a learned context",
+            "Give texts as {} or {}. with one of the names and no other words; for new names learn one context for "
+            "all classes.",
+        )

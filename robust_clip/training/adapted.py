@@ -16,8 +16,11 @@ from robust_clip.objectives import Objective
 
 def adapt(model: RobustCLIPModel, adaptation: Adaptation, tokenizer: Any, data: Any) -> RobustCLIPModel:
     """The model that learns what `adaptation` says, on the class names of `data` where it wants them."""
+    names = getattr(data, "class_names", None) or ()
     if isinstance(adaptation, Prompts):
-        return adaptation.apply(model, tokenizer, getattr(data, "class_names", None) or ())
+        return adaptation.apply(model, tokenizer, names)
+    if isinstance(adaptation, FullFineTuning):
+        return adaptation.apply(model, tokenizer, names, getattr(data, "templates", ()))
     return adaptation.apply(model)
 
 

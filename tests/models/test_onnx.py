@@ -108,7 +108,7 @@ def test_the_command_says_what_is_wrong(arguments, message, tiny_checkpoint, tmp
 
 def test_a_text_tower_with_a_learned_context_is_refused(tiny_model, tmp_path):
     prompted = PromptedCLIPModel.around(tiny_model, PromptSizes(context=2))
-    with pytest.raises(ValueError, match="with learned context cannot be exported; export_classifier"):
+    with pytest.raises(ValueError, match="with learned context .*cannot be exported; export_classifier"):
         export_text_tower(prompted, tmp_path / "text.onnx")
 
 
