@@ -1,7 +1,7 @@
 """The model that learns, its frozen original, and what checkpoints hold of it, whatever the adaptation."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,23 @@ from robust_clip.models.prompt_files import ADAPTER_FOLDER
 from robust_clip.objectives import Objective
 
 
-def adapt(model: RobustCLIPModel, adaptation: Adaptation, tokenizer: Any, data: Any) -> RobustCLIPModel:
-    """The model that learns what `adaptation` says, on the class names of `data` where it wants them."""
+def adapt(
+    model: RobustCLIPModel, adaptation: Adaptation, tokenizer: Any, data: Any, evaluated: Any = None
+) -> RobustCLIPModel:
+    """The model that learns what `adaptation` says, on the class names of `data` where it wants them.
+
+    Raises:
+        ValueError: As `adaptation.apply`, or if it will know nothing of a class that it is `evaluated` on.
+    """
     names = getattr(data, "class_names", None) or ()
     if isinstance(adaptation, Prompts):
-        return adaptation.apply(model, tokenizer, names)
-    if isinstance(adaptation, FullFineTuning):
-        return adaptation.apply(model, tokenizer, names, getattr(data, "templates", ()))
-    return adaptation.apply(model)
+        model = adaptation.apply(model, tokenizer, names)
+    elif isinstance(adaptation, FullFineTuning):
+        model = adaptation.apply(model, tokenizer, names, getattr(data, "templates", ()))
+    else:
+        model = adaptation.apply(model)
+    _refuse_other_classes(model, evaluated if isinstance(evaluated, dict) else {"": evaluated})
+    return model
 
 
 def original_of(model: RobustCLIPModel) -> RobustCLIPModel:
@@ -63,3 +72,17 @@ def default_adaptation(objective: Objective) -> FullFineTuning:
     """All of the towers that the objective trains, and the temperature where that is part of it."""
     towers = ("vision",) * objective.trains_vision + ("text",) * objective.trains_text
     return FullFineTuning(towers, logit_scale=objective.trains_logit_scale)
+
+
+def _refuse_other_classes(model: RobustCLIPModel, evaluated: Mapping[str, Any]) -> None:
+    """Before training, since evaluation comes after it."""
+    tokens = model.config.sizes.class_tokens if isinstance(model, PromptedCLIPModel) else ()
+    # Without regard to case, as CLIP's tokenizer.
+    known = {name.lower() for name, _ in tokens}
+    for dataset in evaluated.values() if known else ():
+        unknown = [name for name in getattr(dataset, "class_names", None) or () if name.lower() not in known]
+        if unknown:
+            raise ValueError(
+                f"{dataset.name}/{dataset.split} has the class {unknown[0]!r}, but the model learns something for "
+                f"each of {len(known)} classes and knows no other; leave that data set out of the evaluation."
+            )

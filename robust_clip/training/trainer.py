@@ -87,7 +87,7 @@ class AdversarialTrainer(Trainer):
         self.objective: Objective = objective
         self.threat_model: ThreatModel | None = threat_model
         self.base_model = model.name_or_path or None
-        model = adapt(model, adaptation, getattr(processing_class, "tokenizer", None), train_dataset)
+        model = adapt(model, adaptation, getattr(processing_class, "tokenizer", None), train_dataset, eval_dataset)
         self.record = training_record(objective, attack, threat_model, text_attack, adaptation, train_dataset)
         self.record |= base_on_record(self.base_model) | {"hardware": this_hardware(args.world_size)}
         model.config.robustness = self.record

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import ClassLabel
 
 from robust_clip import APT, TIMA, RobustCLIPModel
-from robust_clip.adaptation import FullFineTuning
+from robust_clip.adaptation import FullFineTuning, Prompts
 from robust_clip.data import ImageDataset
 from robust_clip.evaluation import evaluate_robustness, get_protocol
 from robust_clip.models import PromptedCLIPModel, embed_classes, load_checkpoint
@@ -25,6 +26,11 @@ def changed_by(trainer: Any) -> set[str]:
     return {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
 
 
+def other_classes() -> ImageDataset:
+    labels = ClassLabel(names=["Red", "green", "yellow"])
+    return ImageDataset(coloured_rows(6).cast_column("label", labels), name="other", split="test")
+
+
 def test_the_joint_stage_moves_residuals_and_image_tower_and_all_comes_back(make: Any, tmp_path: Any) -> None:
     trainer = make(TIMA(sc_mhe=1), adaptation=JOINT, max_steps=2)
     changed = changed_by(trainer)
@@ -40,9 +46,8 @@ def test_the_joint_stage_moves_residuals_and_image_tower_and_all_comes_back(make
         for each in (model, trainer.model)
     ]
     assert rows[0].clean_accuracy == rows[1].clean_accuracy
-    others = coloured_rows(6).cast_column("label", coloured_rows(6).features["label"].__class__(names=["a", "b", "c"]))
     with pytest.raises(ValueError, match="none of the 3 class names that have a learned residual"):
-        evaluate_robustness(model, processor.tokenizer, ImageDataset(others, name="other"), get_protocol("clean"))
+        evaluate_robustness(model, processor.tokenizer, other_classes(), get_protocol("clean"))
 
 
 def test_the_teacher_and_its_class_embeddings_are_the_original(make: Any, tiny_checkpoint: Any) -> None:
@@ -114,3 +119,11 @@ def test_another_objective_that_trains_text_takes_them_and_one_that_does_not_ref
     assert changed_by(make(APT(), adaptation=TEXT, max_steps=1)) == {RESIDUAL}
     with pytest.raises(ValueError, match="TeCoA keeps the text tower frozen"):
         make(adaptation=JOINT)
+
+
+@pytest.mark.parametrize("adaptation", [TEXT, Prompts(context=2, per_class=True)], ids=["residuals", "contexts"])
+def test_data_to_evaluate_on_with_other_classes_are_refused_before_training(make: Any, adaptation: Any) -> None:
+    seen = ImageDataset(coloured_rows(6), name="seen")
+    with pytest.raises(ValueError, match="other/test has the class 'yellow', but the model learns something for each"):
+        make(APT(), adaptation=adaptation, eval_dataset={"seen": seen, "other": other_classes()})
+    make(APT(), adaptation=adaptation, eval_dataset={"seen": seen})
