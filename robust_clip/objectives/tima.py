@@ -62,7 +62,8 @@ class TIMA(Objective):
 
     Stages: `joint` trains both towers; `text` the text tower alone, on clean images; `image` the image tower alone.
     A second stage begins from the first one's checkpoint, so its T0 are the tuned class embeddings. A term of weight
-    0 is not computed, and a tower that no term reaches is not trained.
+    0 is not computed, and a tower that no term reaches is not trained. Which weights of the text side learn is not
+    known; the adaptation `full` offers the whole tower, its `last_layers`, and `class_residuals`.
 
     Args:
         stage: `joint`, `text` or `image`.

@@ -104,6 +104,23 @@ def test_train_measures_before_and_after(recipe: Path, tmp_path: Path, capsys: p
     assert any("eval_seen_robust_accuracy" in entry for entry in state["log_history"])
 
 
+@pytest.mark.parametrize("towers", [["text"], ["vision", "text"]], ids=["alone", "beside the image tower"])
+def test_evaluate_finds_the_residuals_that_train_learned(
+    towers: list[str], recipe: Path, tmp_path: Path, coloured_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = "text" if towers == ["text"] else "joint"
+    changes = ["--objective", f"{{name: tima, stage: {stage}}}"]
+    changes += ["--adaptation", f"{{name: full, towers: {towers}, class_residuals: true}}"]
+    changes += ["--attack", "null", "--threat_model", "null"] if stage == "text" else []
+    assert main(["train", str(recipe), *changes]) == 0
+    options = ["--model", str(tmp_path / "out"), "--data", str(coloured_folder), "--protocol", "pgd20"]
+    capsys.readouterr()
+    assert main(["evaluate", *options, "--samples", "6", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["n"] == 6
+    assert main(["evaluate", *options, "--samples", "6", "--templates", "ensemble"]) == 2
+    assert "templates of the training data, and no others" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("state", "message"), [("finished", "a finished run"), ("unwritable", "cannot write to")])
 def test_an_output_directory_is_refused_before_data_are_loaded(
     state: str, message: str, recipe: Path, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
