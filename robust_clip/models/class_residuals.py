@@ -1,5 +1,7 @@
 """A learned vector for each class, added to what a frozen text tower makes of its name."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig
@@ -26,7 +28,8 @@ class ClassResiduals(nn.Module):
     def __init__(self, config: CLIPConfig, sizes: PromptSizes) -> None:
         super().__init__()
         self.texts = ClassTexts(sizes.class_tokens, config.text_config.eos_token_id)
-        self.vectors = nn.Parameter(torch.zeros(len(self.texts.names), config.projection_dim))
+        width: Any = config.projection_dim  # typed as if it could be missing
+        self.vectors = nn.Parameter(torch.zeros(len(self.texts.names), width))
 
     def forward(self, features: Tensor, input_ids: Tensor) -> Tensor:
         """Features `(N, D)` of texts `(N, L)` with the residuals of their classes, in units of the features' norms.

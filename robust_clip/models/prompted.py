@@ -147,8 +147,9 @@ class PromptedCLIPModel(RobustCLIPModel):
         outputs: Any = super().get_text_features(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
         )
-        if hasattr(self.text_model, "class_residuals"):
-            outputs.pooler_output = self.text_model.class_residuals(outputs.pooler_output, given)
+        residuals: Any = getattr(self.text_model, "class_residuals", None)
+        if residuals is not None:
+            outputs.pooler_output = residuals(outputs.pooler_output, given)
         return outputs
 
     def base_digest(self) -> str:

@@ -79,9 +79,9 @@ def _refuse_other_classes(model: RobustCLIPModel, evaluated: Mapping[str, Any]) 
     tokens = model.config.sizes.class_tokens if isinstance(model, PromptedCLIPModel) else ()
     # Without regard to case, as CLIP's tokenizer.
     known = {name.lower() for name, _ in tokens}
-    for dataset in evaluated.values() if known else ():
+    for dataset in evaluated.values():
         unknown = [name for name in getattr(dataset, "class_names", None) or () if name.lower() not in known]
-        if unknown:
+        if known and unknown:
             raise ValueError(
                 f"{dataset.name}/{dataset.split} has the class {unknown[0]!r}, but the model learns something for "
                 f"each of {len(known)} classes and knows no other; leave that data set out of the evaluation."
