@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .metrics import wilson_interval
+from .own_version import commit_suffix
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -24,7 +25,8 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("withstood", pa.int64()),
     ]
 )
-LIBRARIES = ("robust-clip", "torch", "transformers", "accelerate", "datasets", "numpy", "pillow")
+OURS = "robust-clip"
+LIBRARIES = (OURS, "torch", "transformers", "accelerate", "datasets", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Row:
         robust_accuracy: In [0, 1], over all `n`; `None` if nothing was attacked.
         robust_interval: Its 95 % Wilson interval.
         checks: What sanity checks found wrong; empty if all held.
-        versions: Of the libraries that the number depends on.
+        versions: Of the libraries that the number depends on, see `library_versions`.
         seconds: Spent by all processes together, those of killed runs included.
         finished: Date and time, UTC, ISO 8601.
         substituted: What of the protocol was changed or left out for want of classes.
@@ -203,13 +205,14 @@ def latest(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that numbers depend on, those of this environment."""
+    """Versions of the libraries that numbers depend on, those of this environment; of this one with its commit."""
     found = {}
     for library in LIBRARIES:
         try:
             found[library] = version(library)
         except PackageNotFoundError:  # such as this package, run from a checkout
             found[library] = "not installed"
+    found[OURS] += commit_suffix()
     return found
 
 

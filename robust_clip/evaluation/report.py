@@ -10,8 +10,8 @@ import jinja2
 from .broken_by import BrokenTable, broken_table, read_kept_samples
 from .examples import ImageExample, Picture, TextExample, names_of, picture, read_examples, word_changes
 from .plots import style_of, svg_accuracy
-from .records import Row, Sample
-from .side_by_side import Table, epsilon_of, group_rows, make_table, short_revision
+from .records import OURS, Row, Sample
+from .side_by_side import Table, epsilon_of, group_rows, make_table, other_versions, short_revision
 from .tables import find_rows, markdown_text
 
 _TEMPLATES = {".html": "report_template.html", ".md": "report_template.md"}
@@ -58,7 +58,7 @@ class Finding:
     """What a reader must know before believing a row.
 
     Args:
-        kind: `check failed`, `substituted` or `skipped`.
+        kind: `check failed`, `other version`, `substituted` or `skipped`.
         text: What was found.
     """
 
@@ -151,13 +151,16 @@ def _section(measure: str, rows: Sequence[Row], records: Sequence[Record], html:
 def _grouped_findings(rows: Sequence[Row]) -> list[tuple[tuple[Finding, ...], list[Row]]]:
     """Findings, failed checks first, each set of them with the rows that it holds for."""
     groups: dict[tuple[Finding, ...], list[Row]] = {}
+    usual, others = other_versions(rows)
+    told = {id(row): f"{OURS} {version}, most rows {usual}" for version, some in others.items() for row in some}
     for row in rows:
-        groups.setdefault(_findings(row), []).append(row)
+        groups.setdefault(_findings(row, told.get(id(row))), []).append(row)
     return sorted(((found, some) for found, some in groups.items() if found), key=lambda group: group[0][0].kind)
 
 
-def _findings(row: Row) -> tuple[Finding, ...]:
+def _findings(row: Row, other_version: str | None) -> tuple[Finding, ...]:
     found = [Finding("check failed", text) for text in row.checks]
+    found += [Finding("other version", other_version)] if other_version else []
     found += [Finding("substituted", text) for text in row.substituted]
     if row.skipped:
         found.append(Finding("skipped", f"{row.skipped} images could not be read and count in no number"))

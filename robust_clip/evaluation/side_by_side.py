@@ -7,7 +7,7 @@ from itertools import groupby
 
 from robust_clip.threat_model import format_size
 
-from .records import Row, percent
+from .records import OURS, Row, percent
 
 _Places = Mapping[tuple[str, str], Mapping[float, Row]]
 
@@ -117,6 +117,18 @@ def make_table(measure: str, rows: Sequence[Row]) -> Table:
     columns = [_column(epsilon, rows) for epsilon in epsilons]
     lines = tuple(_line(found, dataset, model, epsilons) for dataset, model in found)
     return Table(measure, ("clean", *columns), lines, _means(found, epsilons))
+
+
+def other_versions(rows: Iterable[Row]) -> tuple[str, dict[str, list[Row]]]:
+    """The version of this package that measured most of the rows, and the rows of each other one.
+
+    They stand side by side, since most changes change no number; but a reader has to know.
+    """
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row.versions.get(OURS, "unknown")].append(row)
+    usual = max(sorted(found), key=lambda version: len(found[version]), default="unknown")
+    return usual, {version: found[version] for version in sorted(found) if version != usual}
 
 
 def epsilon_of(row: Row) -> float:

@@ -1,11 +1,11 @@
 """Tables in Markdown, rendered from rows."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .records import Row
-from .side_by_side import group_rows, make_table
+from .records import OURS, Row
+from .side_by_side import group_rows, make_table, other_versions
 
 _BEGIN, _END = "<!-- rows:begin -->", "<!-- rows:end -->"
 
@@ -34,6 +34,8 @@ def read_rows(folder: str | Path) -> list[Row]:
 def markdown_table(rows: Iterable[Row]) -> str:
     """One line per data set and model, one column per epsilon; accuracies in % with 95 % Wilson intervals.
 
+    Rows that another version or commit of this package measured than most are named below it.
+
     Raises:
         ValueError: If the rows come from several protocols or seeds, which one table must not mix, if one name stands
             for several revisions of a model or a data set, or if two rows want the same cell.
@@ -47,7 +49,15 @@ def markdown_table(rows: Iterable[Row]) -> str:
     lines = [[line.dataset, line.model, line.images, *map(str, line.cells)] for line in table.lines]
     ruled = [header, ["---"] * len(header), *([markdown_text(cell) for cell in line] for line in lines)]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
-    return f"{text}\n\n{markdown_text(measure)}. In %, with 95 % Wilson intervals."
+    measured = f"{text}\n\n{markdown_text(measure)}. In %, with 95 % Wilson intervals."
+    return "\n\n".join([measured, *(markdown_text(note) for note in _other_versions(group))])
+
+
+def _other_versions(rows: Sequence[Row]) -> Iterator[str]:
+    usual, others = other_versions(rows)
+    for version, some in others.items():
+        places = [" ".join([row.model["id"], "on", row.dataset["name"], row.threat_model or "clean"]) for row in some]
+        yield f"Measured by {OURS} {version}, not by {usual} as most: {', '.join(places)}."
 
 
 def markdown_text(text: object) -> str:

@@ -50,12 +50,17 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
         best = max(scores, key=scores.get)
         assert f"{method}: learning rate {best} chosen" in printed
         assert len(list((tmp_path / "study" / "rows").glob(f"{method}_seed_*_learning_rate_{best}"))) == seeds
+    original = next(path for path in rows if "original" in path.parts)
+    other = json.loads(original.read_text())
+    original.write_text(json.dumps(other | {"versions": other["versions"] | {"robust-clip": "0.1.0+g11111111"}}))
     before = {path: path.stat().st_mtime_ns for path in rows}
     table = tmp_path / "table.md"
     table.write_text("<!-- rows:begin -->\n<!-- rows:end -->\n")
     assert run(content, tmp_path, "--into", str(table)) == 0
     assert {path: path.stat().st_mtime_ns for path in rows} == before
     assert table.read_text().count("| tecoa | 2 |") == 1
+    assert table.read_text().count("Measured by robust-clip 0.1.0+g11111111, not by ") == 1
+    assert "Measured by" not in printed
     capsys.readouterr()
     kept = (tmp_path / "study" / "rows").rename(tmp_path / "kept")
     assert run(content, tmp_path, "--render", str(kept)) == 0

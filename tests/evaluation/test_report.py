@@ -156,6 +156,15 @@ def test_the_header_says_what_was_measured(rows, keep):
         assert "torch 2, 3" in text
 
 
+def test_rows_of_another_commit_are_findings(rows, keep):
+    keep("b", "gtsrb", "4/255", clean=5, robust=1, versions={"robust-clip": "0.1.0+g11111111"})
+    text = render_report(read_records([rows]), ".md")
+    place = text.index("**other version**: robust-clip 0.1.0+g11111111, most rows unknown")
+    assert text.rindex("\n- ", 0, place) == text.index("\n- gtsrb test, b, pgd20 v1, linf 4/255, seed 0")
+    assert text.count("**other version**") == 1
+    assert "other version" in page_of(rows).text
+
+
 def test_protocols_have_a_table_each(rows, keep):
     clean = {"threat_model": None, "robust_accuracy": None, "robust_interval": None}
     keep("a", "mnist", "1/255", clean=9, robust=9, samples=False, protocol=get_protocol("clean").as_dict(), **clean)

@@ -56,6 +56,18 @@ def test_protocols_splits_and_seeds_are_not_mixed(rows):
             markdown_table([rows[0], other])
 
 
+def test_rows_of_another_commit_are_named_below_the_table(row):
+    versions = {"a": "0.1.0+g11111111", "b": "0.1.0+g22222222", "c": "0.1.0+g22222222"}
+    rows = [row(model={"id": name, "revision": name}, versions={"robust-clip": v}) for name, v in versions.items()]
+    table, measure, note = markdown_table(rows).split("\n\n")
+    assert (len(table.splitlines()), measure.startswith("Protocol p v1")) == (5, True)
+    told = "Measured by robust-clip 0.1.0+g11111111, not by 0.1.0+g22222222 as most: a on coloured linf 4/255."
+    assert note == told
+    assert "Measured by" not in markdown_table(rows[1:])
+    old = row(model={"id": "d", "revision": "d"}, versions={})
+    assert "by robust-clip unknown, not by 0.1.0+g22222222 as most: d on" in markdown_table([*rows, old])
+
+
 def test_a_cell_has_one_row(rows):
     with pytest.raises(ValueError, match="Two rows measure .* on coloured at 4/255"):
         markdown_table([*rows, rows[0]])
