@@ -29,9 +29,8 @@ class PromptedCLIPModel(RobustCLIPModel):
 
     The prompts are parameters of the towers (`vision_model.embeddings.frame.up`, `text_model.embeddings.context`), so
     every method sees them: `encode_image`, `encode_text`, stock CLIP's forward, and attacks, which differentiate
-    through them. With a context every text should be a bare class name, as `{}.`: see `class_templates`. Residuals of
-    class embeddings (`text_model.class_residuals.vectors`) count as prompts, too, and every text should be one of a
-    class in training. Tokens that `encode_image_tokens` gives are those of the image.
+    through them. With a context every text should be a bare class name, as `{}.`: see `class_templates`; with
+    residuals of class embeddings one of those in training. Tokens that `encode_image_tokens` gives are the image's.
 
     `save_pretrained` saves what learns: all weights, prompts alone, or prompts and adapter; `save_prompts` saves
     prompts alone; `from_pretrained` loads any of it.
@@ -109,9 +108,8 @@ class PromptedCLIPModel(RobustCLIPModel):
         0.02 is CoOp's for the context, and MaPLe's for what stands in deeper layers. Residuals begin at 0.
         """
         generator = torch.Generator().manual_seed(seed)
-        deviations = {"vision_model.embeddings.": 1.0, "text_model.class_residuals.": 0.0}
         for name, prompt in self.prompts():
-            deviation = next((value for start, value in deviations.items() if name.startswith(start)), 0.02)
+            deviation = 1.0 if name.startswith("vision_model.embeddings.") else 0.02 * ("class_residuals" not in name)
             prompt.copy_(deviation * torch.randn(prompt.shape, generator=generator))
 
     def prompts(self, tower: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
@@ -147,8 +145,7 @@ class PromptedCLIPModel(RobustCLIPModel):
         outputs: Any = super().get_text_features(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
         )
-        residuals: Any = getattr(self.text_model, "class_residuals", None)
-        if residuals is not None:
+        if residuals := getattr(self.text_model, "class_residuals", None):
             outputs.pooler_output = residuals(outputs.pooler_output, given)
         return outputs
 
