@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel
@@ -143,6 +144,17 @@ class RobustCLIPModel(CLIPModel):
         # First, since saving may go on to upload the folder.
         adapters.write_record(self, save_directory)
         return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """As transformers', without asking the Hub whether the base has another vocabulary.
+
+        Peft looks for one to save grown embeddings beside the adapter. It never finds any for CLIP, whose configuration
+        has the size of the vocabulary in the text tower's part, and warns where it cannot reach the base.
+        """
+        name = self.active_adapters()[0] if adapter_name is None else adapter_name
+        return get_peft_model_state_dict(self, state_dict, name, save_embedding_layers=False)
 
     @property
     def image_size(self) -> int:

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from robust_clip.adaptation import LoRA, PeftMethod
@@ -53,6 +54,15 @@ def test_an_adapter_of_a_packaged_model_names_it_as_others_do(tmp_path):
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "nano_clip"
     assert json.loads((tmp_path / "robustness.json").read_text())["base"] == "nano_clip"
     assert RobustCLIPModel.from_pretrained(tmp_path).active_adapters() == ["default"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_adapter_is_saved_without_a_look_at_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_: pytest.fail("was asked"))
+    model, _ = load_checkpoint("nano_clip")
+    LoRA(["vision", "text"], ["q_proj"], r=1).apply(model).save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert {name.rsplit(".", 2)[-2] for name in saved} == {"lora_A", "lora_B"}
 
 
 def test_a_base_with_other_weights_is_warned_of_with_both_digests(adapter, tiny_checkpoint, tmp_path, caplog):
