@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from robust_clip.evaluation import get_protocol
@@ -15,6 +16,8 @@ class AdversarialTrainingArguments(TrainingArguments):
         eval_protocol: Name of the protocol that `evaluate()` uses for robust accuracy when a threat model is given.
         eval_samples: How many images of the evaluation set are attacked; `None` for all.
         text_learning_rate: Of the text tower, where it learns; `None` for `learning_rate`.
+        dataloader_pin_memory: As of transformers, but by default only where there is an accelerator, since torch warns
+            of it elsewhere.
 
     Raises:
         ValueError: If the protocol is unknown, or a learning rate is negative.
@@ -25,8 +28,13 @@ class AdversarialTrainingArguments(TrainingArguments):
     text_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the text tower; that of all else if not set."}
     )
+    dataloader_pin_memory: bool | None = field(  # type: ignore[assignment]  # no longer None after construction
+        default=None, metadata={"help": "Whether to pin memory of batches; by default where there is an accelerator."}
+    )
 
     def __post_init__(self) -> None:
+        if self.dataloader_pin_memory is None:
+            self.dataloader_pin_memory = torch.accelerator.is_available()
         super().__post_init__()
         if self.text_learning_rate is not None and not self.text_learning_rate >= 0:
             raise ValueError(f"text_learning_rate must not be negative, got {self.text_learning_rate}.")

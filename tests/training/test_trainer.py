@@ -9,7 +9,7 @@ from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from robust_clip import PGD, RobustCLIPModel, TeCoA
+from robust_clip import PGD, AdversarialTrainingArguments, RobustCLIPModel, TeCoA
 from robust_clip.adaptation import FullFineTuning
 from robust_clip.data import Augmentation, ImageDataset, Mixture, PixelCollator
 from robust_clip.models import ZeroShotClassifier
@@ -55,6 +55,19 @@ def test_training_lowers_the_loss_and_logs_its_terms(make: Any) -> None:
     assert len(history) == 30
     assert history[0]["loss/tecoa"] == pytest.approx(history[0]["loss"], rel=1e-4)
     assert history[-1]["loss/tecoa"] < 0.8 * history[0]["loss/tecoa"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_memory_is_pinned_for_an_accelerator_or_where_asked(there: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    assert AdversarialTrainingArguments(str(tmp_path)).dataloader_pin_memory is there
+    assert AdversarialTrainingArguments(str(tmp_path), dataloader_pin_memory=True).dataloader_pin_memory is True
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="torch has something to pin memory for")
+@pytest.mark.filterwarnings("error:.*pin_memory")
+def test_training_on_a_cpu_does_not_warn_of_pinned_memory(make: Any) -> None:
+    make(max_steps=1).train()
 
 
 def test_no_gradient_of_the_attack_reaches_the_weights(make: Any) -> None:
