@@ -1,7 +1,9 @@
 """Sanity checks: what a broken evaluation looks like, found before a reader finds it.
 
-A check returns a sentence for what it found wrong, or None. `quick_checks` cost a few passes over a few images and are
-part of every evaluation; `battery` attacks these images again and again and is asked for.
+A check returns a sentence for what it found wrong, or None. What must never happen is counted. A share that may be
+small is too large only if its whole 95 % Wilson interval is: of few images, one is a large share. `quick_checks` cost a
+few passes over a few images and are part of every evaluation; `battery` attacks these images again and again and is
+asked for.
 
 Sources: the checks of AutoAttack (https://huggingface.co/papers/2003.01690), and those of Carlini et al., "On
 Evaluating Adversarial Robustness" (https://huggingface.co/papers/1902.06705, Section 5), and Athalye et al.,
@@ -19,6 +21,7 @@ from robust_clip.attacks import AttackRun, CrossEntropy, input_gradient, sample_
 from robust_clip.threat_model import ThreatModel
 
 from .bench import Bench, numerics
+from .metrics import wilson_interval
 from .protocol import Protocol
 from .records import Sample
 
@@ -175,7 +178,7 @@ def more_steps(probe: Probe, run: AttackRun, threat_model: ThreatModel) -> str |
     if after > before + _CHANCE:
         outcome = f"{before} images stand after {attack.steps} steps, {after} after 4 times that"
         return f"more steps weaken the attack: {outcome}"
-    if before > after + max(_CHANCE, 0.05 * len(probe.labels)):
+    if _beyond(before - after, len(probe.labels), 0.05):
         return f"too few steps: {before} images stand after {attack.steps} steps, {after} after 4 times that"
     return None
 
@@ -213,17 +216,26 @@ def checked_samples(protocol: Protocol, samples: Sequence[Sample], undefended: b
     blind = {name for name, run in zip(protocol.attack_names, protocol.stages, strict=True) if run and _black_box(run)}
     seeing = any(run and not _black_box(run) for run in protocol.stages)
     late = sum(sample.broken_by in blind for sample in samples)
-    if seeing and late > max(_CHANCE, 0.01 * len(samples)):
+    if seeing and _beyond(late, len(samples), 0.01):
         findings.append(f"a black-box attack breaks {late} images that stood up to gradients: they are masked")
     standing = sum(sample.robust for sample in samples)
     allowed = protocol.threat_model
     strong = allowed and allowed.norm == "linf" and allowed.epsilon >= 4 / 255
-    if undefended and strong and protocol.attacks and standing > 0.05 * len(samples):
+    if undefended and strong and protocol.attacks and _beyond(standing, len(samples), 0.05):
         findings.append(
             f"{standing} of {len(samples)} images stand at {allowed} although the model was not trained "
             "against attacks: the attack may be too weak"
         )
     return findings
+
+
+def _beyond(images: int, n: int, share: float) -> bool:
+    """Whether more than a share of all images are beyond doubt of that kind, and more than chance explains.
+
+    >>> _beyond(1, 16, 0.05), _beyond(2, 16, 0.05), _beyond(3, 16, 0.05), _beyond(51, 1000, 0.05)
+    (False, False, True, False)
+    """
+    return images > _CHANCE and wilson_interval(images, n)[0] > share
 
 
 def _black_box(run: AttackRun) -> bool:

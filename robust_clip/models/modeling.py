@@ -150,8 +150,8 @@ class RobustCLIPModel(CLIPModel):
     ) -> dict[str, Tensor]:
         """As transformers', without asking the Hub whether the base has another vocabulary.
 
-        Peft looks for one to save grown embeddings beside the adapter. It never finds any for CLIP, whose configuration
-        has the size of the vocabulary in the text tower's part, and warns where it cannot reach the base.
+        Peft looks for one to save grown embeddings beside the adapter, and warns where it cannot reach the base. For
+        CLIP it finds none: the size of the vocabulary stands in the text tower's part of the configuration.
         """
         name = self.active_adapters()[0] if adapter_name is None else adapter_name
         return get_peft_model_state_dict(self, state_dict, name, save_embedding_layers=False)

@@ -9,7 +9,7 @@ from torch import nn
 from robust_clip.attacks import PGD, Attack, AttackRun, Square
 from robust_clip.evaluation import Protocol, Sample, get_protocol
 from robust_clip.evaluation.bench import Bench
-from robust_clip.evaluation.checks import Probe, battery, checked_samples, quick_checks
+from robust_clip.evaluation.checks import Probe, battery, checked_samples, more_steps, quick_checks
 from robust_clip.threat_model import ThreatModel
 
 EIGHT = ThreatModel("linf", "8/255")
@@ -100,6 +100,19 @@ def test_masked_gradients_stand_up_to_anything():
 def test_too_few_steps_are_found():
     few = AttackRun(PGD(steps=1, step_size="0.5/255", stop_when_fooled=True))
     assert "too few steps" in findings(run=few)
+
+
+@pytest.mark.parametrize(("more", "found"), [(2, False), (4, False), (5, True)])
+def test_a_few_images_more_do_not_mean_too_few_steps(more, found):
+    """Of 32 images 5 % are 1.6, and two are no sign of more than that."""
+
+    class Counted:
+        labels = torch.zeros(32)
+
+        def standing(self, run, threat_model):
+            return torch.arange(32) < (10 if run.attack.steps > 20 else 10 + more)
+
+    assert (more_steps(Counted(), SOUND, EIGHT) is not None) == found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,3 +245,17 @@ def test_an_undefended_model_that_stands_up_is_found():
     assert "20 of 100 images stand at linf 4/255 although the model was not trained against attacks" in finding
     assert checked_samples(protocol, samples([name] * 98), undefended=True) == []
     assert checked_samples(protocol, samples([name] * 80), undefended=False) == []
+
+
+def test_few_images_are_no_ground_for_a_finding():
+    """One of 16 is more than 5 %, but as well what less than that may give; three of them are beyond doubt."""
+    protocol = get_protocol("pgd20", epsilon="8/255")
+    (name,) = protocol.attack_names
+    for standing, found in ((1, 0), (2, 0), (3, 1)):
+        some = samples([name] * (16 - standing), n=16)
+        assert len(checked_samples(protocol, some, undefended=True)) == found
+    both = Protocol("mine", 1, (SOUND, AttackRun(Square(), "margin")), EIGHT)
+    first, second = both.attack_names
+    for late, found in ((20, 0), (60, 1)):
+        some = samples([first] * (2000 - late) + [second] * late, n=2000)
+        assert len(checked_samples(both, some, undefended=False)) == found
