@@ -1,6 +1,9 @@
 """Export to ONNX: towers and zero-shot classifiers from pixels on, each compared with its model on the way out."""
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from .zero_shot import ZeroShotClassifier
 TOLERANCE = 1e-4
 # A protobuf file ends at 2 GiB; weights of a larger model go into a file beside it.
 _LARGEST_FILE = 2**31 - 2**24
+# Of torch, where it looks which operators it can export.
+_OPERATORS = "torch.onnx._internal.exporter._registration"
 
 
 class _ImageTower(nn.Module):
@@ -142,16 +147,17 @@ def _export(
     modes = [(module, module.training) for module in graph.modules()]
     graph.eval()
     try:
-        torch.onnx.export(
-            graph,
-            kwargs=example,
-            f=str(file),
-            input_names=list(example),
-            output_names=[output],
-            dynamic_shapes={name: axes for name in example},
-            external_data=sum(weight.nbytes for weight in graph.state_dict().values()) > _LARGEST_FILE,
-            verbose=False,
-        )
+        with _without_idle_words():
+            torch.onnx.export(
+                graph,
+                kwargs=example,
+                f=str(file),
+                input_names=list(example),
+                output_names=[output],
+                dynamic_shapes={name: axes for name in example},
+                external_data=sum(weight.nbytes for weight in graph.state_dict().values()) > _LARGEST_FILE,
+                verbose=False,
+            )
         difference = max(_difference(file, model, draw(n)) for n in (1, 3))
     finally:
         for module, mode in modes:
@@ -163,6 +169,23 @@ def _export(
             f"{TOLERANCE}; try another version of torch or onnxruntime."
         )
     return difference
+
+
+@contextmanager
+def _without_idle_words() -> Iterator[None]:
+    """Keeps back what torch says at every export and nobody can act on: of torchvision, and of its own `copyreg`."""
+
+    def tells(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("torchvision is not installed. Skipping")
+
+    logger = logging.getLogger(_OPERATORS)
+    logger.addFilter(tells)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(tells)
 
 
 @torch.no_grad()

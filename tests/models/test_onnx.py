@@ -1,6 +1,8 @@
 """ONNX files compute what the models do, for other batches than they were exported with."""
 
+import logging
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -60,6 +62,31 @@ def test_the_image_tower_resizes_and_normalises_inside(shallow, tmp_path, monkey
     with pytest.raises(FloatingPointError, match="differs from the model by .* more than 0.0001"):
         export_image_tower(model, tmp_path / "wrong.onnx", side=23)
     assert not (tmp_path / "wrong.onnx").exists()
+
+
+def test_of_what_torch_says_only_idle_words_are_kept_back(shallow, tmp_path, monkeypatch, caplog):
+    """The last of a message and of a warning of its own come through, and nothing is kept back afterwards."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    said = "torchvision is not installed. Skipping torchvision::nms"
+    export = torch.onnx.export
+
+    def talkative(*args, **kwargs):
+        export(*args, **kwargs)
+        logger.warning("something else")
+        warnings.warn("a fair warning", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
+    monkeypatch.setattr(torch.onnx, "export", talkative)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        export_image_tower(shallow[0], tmp_path / "image.onnx")
+    assert "something else" in caplog.text
+    assert "torchvision" not in caplog.text
+    assert "a fair warning" in {str(warning.message) for warning in warned}
+    assert not any("LeafSpec" in str(warning.message) for warning in warned)
+    logger.warning(said)
+    assert said in caplog.text
 
 
 @torch.no_grad()
