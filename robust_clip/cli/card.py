@@ -36,7 +36,7 @@ def told_of(args: argparse.Namespace, title: str) -> Told:
     if args.recipe:
         wanted, ran = load_recipe(args.recipe), args.folder / "recipe.yaml"
         recipe = args.recipe.read_text(encoding="utf-8")
-        changes = list(_changes(wanted, load_recipe(ran))) if ran.is_file() else []
+        changes = list(changes_between(wanted, load_recipe(ran))) if ran.is_file() else []
     notes = _read(args.notes) if args.notes else None
     return Told(title, args.licence, args.base_licence, notes, recipe, changes)
 
@@ -69,11 +69,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--notes", type=Path, help="Markdown file with what stands under the title")
 
 
-def _changes(wanted: Any, found: Any, name: str = "") -> Iterator[str]:
-    """What a run changed of its recipe, value by value."""
+def changes_between(wanted: Any, found: Any, name: str = "") -> Iterator[str]:
+    """What a run, or its recipe, has in place of what was wanted, value by value.
+
+    >>> list(changes_between({"training": {"max_steps": 2}}, {"training": {"max_steps": 3, "seed": 1}}))
+    ['training.max_steps: 3 instead of 2', 'training.seed: 1']
+    """
     if isinstance(wanted, dict) and isinstance(found, dict):
         for key in dict.fromkeys([*wanted, *found]):
-            yield from _changes(wanted.get(key), found.get(key), f"{name}.{key}".lstrip("."))
+            yield from changes_between(wanted.get(key), found.get(key), f"{name}.{key}".lstrip("."))
     elif wanted != found:
         yield f"{name}: {found}" + ("" if wanted is None else f" instead of {wanted}")
 

@@ -1,6 +1,7 @@
 """`robust-clip train`: runs a recipe."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,16 +14,27 @@ from robust_clip.data import ImageDataset, Mixture
 from robust_clip.evaluation import checkpoint_revision, evaluate_robustness
 from robust_clip.models import fill_templates, load_checkpoint, packaged_checkpoint
 from robust_clip.training import AdversarialTrainer
-from robust_clip.training.resume import claim_output_dir
+from robust_clip.training.resume import claim_output_dir, is_finished
 
+from .card import changes_between
 from .evaluate import format_table
 from .recipe import load_recipe
 from .sections import EvaluationPlan, Sections
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains as the recipe says."""
-    train_recipe(load_recipe(args.recipe, args.overrides), args.resume)
+    """Trains as the recipe says, unless that is done, and says where the model lies and how to measure it."""
+    recipe = load_recipe(args.recipe, args.overrides)
+    sections = Sections.of(recipe)
+    folder = Path(sections.training.output_dir or ".")
+    done = args.resume and is_finished(folder) and (folder / "recipe.yaml").is_file()
+    if done:
+        _require_same(recipe, folder)
+    else:
+        _train(sections, recipe, args.resume)
+    if sections.training.process_index == 0:
+        told = f"{folder} holds this run to its end: nothing is left to do." if done else f"Wrote {folder}."
+        sys.stdout.write(f"{told} Measure the model, such as by: {_evaluate_command(sections, folder)}\n")
     return 0
 
 
@@ -36,7 +48,10 @@ def train_recipe(recipe: dict[str, dict[str, Any]], resume: bool) -> None:
     Raises:
         ValueError: If the recipe is wrong, or the directory is taken.
     """
-    sections = Sections.of(recipe)
+    _train(Sections.of(recipe), recipe, resume)
+
+
+def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) -> None:
     output_dir = Path(sections.training.output_dir or ".")
     checkpoint = claim_output_dir(output_dir, resume)
     trainer = build_trainer(sections)
@@ -50,6 +65,29 @@ def train_recipe(recipe: dict[str, dict[str, Any]], resume: bool) -> None:
         trainer.push_to_hub()
     # Its file says that the run is finished, so it comes last.
     trainer.save_state()
+
+
+def _require_same(recipe: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Refuse to take a finished run for that of another recipe."""
+    different = list(changes_between(load_recipe(folder / "recipe.yaml"), recipe))
+    if different:
+        raise ValueError(
+            f"{folder} holds a finished run of another recipe, and nothing goes on from that: this one has "
+            f"{'; '.join(different)}. Choose another training.output_dir, or remove it."
+        )
+
+
+def _evaluate_command(sections: Sections, folder: Path) -> str:
+    """Measures the model on the test split of what it was trained on, under what it was trained against."""
+    data, threat_model = sections.data, sections.threat_model
+    words = ["robust-clip", "evaluate", "--model", str(folder)]
+    words += ["--datasets", data.name if isinstance(data.name, str) else ",".join(data.name)]
+    words += ["--root", data.root] if data.root else []
+    words += ["--protocol", "pgd20"]
+    if threat_model is not None:
+        norm, size = str(threat_model).split()
+        words += (["--norm", norm] if norm != "linf" else []) + ["--epsilon", size]
+    return shlex.join([*words, "--records", str(folder / "records")])
 
 
 def build_trainer(sections: Sections) -> AdversarialTrainer:

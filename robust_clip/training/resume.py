@@ -32,7 +32,8 @@ def claim_output_dir(output_dir: str | Path, resume: bool) -> str | None:
         The checkpoint to go on from, or `None` to begin.
 
     Raises:
-        ValueError: If the directory holds a finished run, or checkpoints and `resume` is false, or cannot be written.
+        ValueError: If the directory holds a finished run, with which nothing goes on, or checkpoints and `resume` is
+            false, or cannot be written.
     """
     folder = Path(output_dir)
     if is_finished(folder):

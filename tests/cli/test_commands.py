@@ -94,6 +94,28 @@ def test_train_leaves_a_checkpoint_a_card_and_the_recipe(recipe: Path, tmp_path:
     assert config["robustness"]["threat model"] == "linf 2/255"
 
 
+def test_train_says_how_to_measure_and_a_finished_run_has_nothing_left_to_do(
+    recipe: Path, tmp_path: Path, coloured_folder: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = f"robust-clip evaluate --model {out} --datasets {coloured_folder} --protocol pgd20 --epsilon 1/255 "
+    command += f"--records {out}/records"
+    assert main(["train", str(recipe)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {out}. Measure the model, such as by: {command}"
+    monkeypatch.setattr(DataSource, "load", lambda source: pytest.fail("data were loaded"))
+    assert main(["train", str(recipe), "--resume"]) == 0
+    told = f"{out} holds this run to its end: nothing is left to do. Measure the model, such as by: {command}\n"
+    assert capsys.readouterr().out == told
+    assert main(["train", str(recipe), "--resume", "--training.max_steps", "2"]) == 2
+    assert "finished run of another recipe" in (complaint := capsys.readouterr().err)
+    assert "training.max_steps: 2 instead of 1" in complaint
+    assert main(["train", str(recipe)]) == 2
+    assert "already holds a finished run" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([*command.split()[1:], "--samples", "3"]) == 0
+    assert list(out.rglob("row.json"))
+
+
 def test_train_measures_before_and_after(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = {"datasets": {"seen": {"classes": "0:2"}}, "epsilons": ["1/255"], "samples": 4}
     during = ["--training.eval_strategy", "steps", "--training.eval_steps", "1", "--training.eval_samples", "2"]
