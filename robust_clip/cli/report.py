@@ -10,14 +10,16 @@ from robust_clip.evaluation.tables import insert_table, markdown_table, read_row
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes a report, puts the table into a file, or prints it."""
+    """Writes a report or puts the table into a file, and says where; or prints the table."""
     if args.out:
         report_kind(args.out)
         write_report(read_records(args.rows), args.out)
+        sys.stdout.write(f"Wrote {args.out}.\n")
         return 0
     table = markdown_table(row for folder in args.rows for row in read_rows(folder))
     if args.into:
         insert_table(args.into, table)
+        sys.stdout.write(f"Wrote the table into {args.into}.\n")
     else:
         sys.stdout.write(table + "\n")
     return 0

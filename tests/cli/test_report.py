@@ -21,13 +21,16 @@ def test_the_table_is_put_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixt
     page.write_text((ROOT / "model_cards" / "README.md").read_text())
     assert main(["report", str(ROWS), "--into", str(page)]) == 0
     assert page.read_text() == (ROOT / "model_cards" / "README.md").read_text()
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"Wrote the table into {page}.\n"
 
 
 @pytest.mark.parametrize(("name", "beginning"), [("r.html", "<!doctype html>"), ("r.md", "# Robustness report")])
-def test_a_report_is_written(tmp_path: Path, name: str, beginning: str) -> None:
+def test_a_report_is_written(
+    tmp_path: Path, name: str, beginning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders = [str(ROWS / model) for model in ("nano_clip", "nano_clip_tecoa")]
     assert main(["report", *folders, "--out", str(tmp_path / name)]) == 0
+    assert capsys.readouterr().out == f"Wrote {tmp_path / name}.\n"
     text = (tmp_path / name).read_text()
     assert text.startswith(beginning)
     for row in read_rows(ROWS / "nano_clip_tecoa"):
