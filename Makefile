@@ -3,7 +3,9 @@
 
 PYTHON ?= python3
 VENV := .venv
-INSTALLED := $(VENV)/.installed
+# Stamps of what was installed: what the quickstart needs, and what the checks do, too.
+RUNS := $(VENV)/.installed-quickstart
+CHECKS := $(VENV)/.installed
 
 .PHONY: quickstart test lint
 
@@ -11,17 +13,19 @@ INSTALLED := $(VENV)/.installed
 quickstart test: export HF_HUB_OFFLINE = 1
 quickstart test: export HF_HUB_DISABLE_TELEMETRY = 1
 
-quickstart: $(INSTALLED)
+quickstart: $(RUNS)
 	$(VENV)/bin/robust-clip train recipes/quickstart.yaml
 
-test: $(INSTALLED)
+test: $(CHECKS)
 	$(VENV)/bin/python -m pytest
 
-lint: $(INSTALLED)
+lint: $(CHECKS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(RUNS): EXTRAS := quickstart
+$(CHECKS): EXTRAS := test,dev
+$(RUNS) $(CHECKS): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@

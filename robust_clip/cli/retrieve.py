@@ -21,6 +21,14 @@ from robust_clip.threat_model import ThreatModel
 
 from .recipe import choose, choose_attack, commas
 
+# What attacks on one side climb, and what of both sides is attacked, in words.
+_AIMS = {
+    "gallery": "how much likelier the rest of the other side's gallery is than what belongs to it",
+    "pair": "the distance from what belongs to it",
+    "self": "the distance from its own clean embedding",
+}
+_SIDES = {"image": "images", "text": "captions"}
+_ATTACKED = "nothing, which is clean recall, or all images, all captions, or both, as queries and in the gallery"
 _IMAGES, _CAPTIONS = ("image", "both", *MULTIMODAL_ATTACKS), ("text", "both", *MULTIMODAL_ATTACKS)
 
 
@@ -100,7 +108,10 @@ def _text_attack(args: argparse.Namespace) -> TextAttack:
 
 
 def format_recalls(rows: Sequence[RetrievalRow]) -> str:
-    """Rows as text: a line for each mode, recalls in percent, each with its interval."""
+    """Rows as text: a line for each mode, recalls in percent, each with its interval; then what the names mean.
+
+    A recall that every model has, for the gallery has no more entries than the recall counts, is left out.
+    """
     columns = [(way, f"R@{cutoff}") for way in DIRECTIONS for cutoff in CUTOFFS]
     header = ["data set", "split", "attack", "images", "captions", "attacked"]
     cells = [header + [f"{way.replace('_to_', '->')} {name}" for way, name in columns]]
@@ -108,13 +119,45 @@ def format_recalls(rows: Sequence[RetrievalRow]) -> str:
         attack = f"{row.attack} {row.threat_model}" if row.threat_model else row.attack
         place = [row.dataset["name"], row.dataset["split"], attack, str(row.n_images), str(row.n_captions)]
         for mode, ways in row.recalls.items():
-            found = [ways[way][name] for way, name in columns]
-            shares = [percent(one["recall"], one["interval"], missing="-") for one in found]
+            shares = [_share(row, way, name, ways[way][name]) for way, name in columns]
             cells.append([*place, "nothing" if mode == "clean" else mode, *shares])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
     cut = [f"{row.dataset['name']}: {row.truncated} captions are cut" for row in rows if row.truncated]
-    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, *cut])
+    told = [f"attacked: {_ATTACKED}", *dict.fromkeys(_explained(row) for row in rows if row.attack != "none")]
+    told += dict.fromkeys(note for row in rows for note in _trivial(row))
+    return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, "", *told, *cut])
+
+
+def _share(row: RetrievalRow, way: str, name: str, found: dict[str, Any]) -> str:
+    trivial = _gallery(row, way) <= int(name.removeprefix("R@"))
+    return "-" if trivial else percent(found["recall"], found["interval"], missing="-")
+
+
+def _gallery(row: RetrievalRow, way: str) -> int:
+    return row.n_captions if way == "image_to_text" else row.n_images
+
+
+def _trivial(row: RetrievalRow) -> list[str]:
+    """Which recalls are left out, and why."""
+    notes = []
+    for way in DIRECTIONS:
+        size = _gallery(row, way)
+        if names := [f"R@{cutoff}" for cutoff in CUTOFFS if size <= cutoff]:
+            where = f"{row.dataset['name']}, {way.replace('_to_', '->')}: {', '.join(names)}"
+            notes.append(f"{where} left out: the gallery has only {size} entries, so that every query finds its own")
+    return notes
+
+
+def _explained(row: RetrievalRow) -> str:
+    """The name of an attack in words."""
+    if "joint_attack" in row.protocol:
+        joint, text = row.attack.split("-")
+        return f"{row.attack}: {joint} on images and captions together, with {text} as its search for captions"
+    searches, aim = row.attack.split("-")
+    sides = [name for side, name in _SIDES.items() if f"{side}_attack" in row.protocol]
+    named = [f"{search} on {side}" for search, side in zip(searches.split("+"), sides, strict=True)]
+    return f"{row.attack}: {' and '.join(named)}, climbing {_AIMS[aim]}"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -124,6 +167,10 @@ def add_parser(subparsers: Any) -> None:
         help="measure clean and attacked recall between images and captions",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="The table calls an attack by its search and what it climbs, such as pgd-gallery or pgd+leaf-pair ("
+        + "; ".join(f"{aim}: {told}" for aim, told in _AIMS.items())
+        + f"), or sga-leaf, where two search together. What is attacked: {_ATTACKED}. "
+        "R@K is left out where the gallery has no more than K entries.",
     )
     add = parser.add_argument
     add("--model", required=True, help="directory or Hub id of a CLIP checkpoint, or nano_clip")

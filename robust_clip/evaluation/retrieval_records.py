@@ -37,7 +37,8 @@ class RetrievalRow:
         truncated: Captions longer than the context of the text tower, which sees only their beginning.
         recalls: For each mode (`clean`, `images`, `captions`, `both`, see `RetrievalProtocol`), each direction
             (`image_to_text`, over images, and `text_to_image`, over captions) and each of `R@1`, `R@5` and `R@10`:
-            `recall` in [0, 1], and `interval`, its 95 % Wilson interval.
+            `recall` in [0, 1], and `interval`, its 95 % Wilson interval. In a gallery of at most K entries (captions
+            for `image_to_text`, images for `text_to_image`) R@K is 1, whatever the model.
         versions: Of the libraries that the numbers depend on.
         seconds: Spent, those of killed runs on finished parts included.
         finished: Date and time, UTC, ISO 8601.

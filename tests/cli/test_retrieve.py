@@ -43,13 +43,56 @@ def test_a_line_for_each_mode(command):
     options = ["--epsilon", "12/255", "--steps", "3", "--text_attack", "leaf", "--batch_size", "5"]
     code, out, _ = command("--attack", "both", *options)
     assert code == 0
-    title, _, header, *lines = out.splitlines()
+    title, _, header, *lines = out.split("\n\nattacked: nothing, which is clean recall")[0].splitlines()
     assert title.startswith("paired (sha256:")
     assert header.split("  ")[0] == "data set"
     assert header.index("image->text R@1") < header.index("image->text R@10") < header.index("text->image R@5")
     place = header.index("attacked")
     assert [line[place:].split()[0] for line in lines] == ["nothing", "images", "captions", "both"]
     assert all("pgd+leaf-gallery linf 12/255  16      20" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        (["image", "--epsilon", "4/255"], "pgd-gallery: pgd on images, climbing how much likelier the rest of"),
+        (["text", "--text_attack", "leaf", "--aim", "self"], "leaf-self: leaf on captions, climbing the distance fro"),
+        (
+            ["both", "--epsilon", "4/255", "--text_attack", "leaf", "--aim", "pair"],
+            "pgd+leaf-pair: pgd on images and leaf on captions, climbing the distance from what belongs to it",
+        ),
+        (
+            ["sga", "--epsilon", "4/255", "--text_attack", "leaf"],
+            "sga-leaf: sga on images and captions together, with leaf as its search for captions",
+        ),
+    ],
+)
+def test_the_names_of_attacks_are_explained(attack, told, command):
+    steps = [] if attack[0] == "text" else ["--steps", "1"]
+    _, out, _ = command("--samples", "2", "--attack", *attack, *steps)
+    assert out.split("\n\nattacked: nothing, which is clean recall")[1].count(told) == 1
+
+
+def test_a_recall_that_every_model_has_is_left_out(command):
+    """Ten images with thirteen captions: R@10 says something of captions, and nothing of images."""
+    _, out, _ = command("--samples", "10", "--captions_per_image", "2")
+    _, _, header, line, _, _, note = out.splitlines()
+    (row,) = json.loads(command("--samples", "10", "--captions_per_image", "2", "--format", "json")[1])
+    assert row["n_captions"] > row["n_images"] == 10
+    cells = [line[header.index(f"{way} R@10") :].split()[0] for way in ("image->text", "text->image")]
+    assert [cell == "-" for cell in cells] == [False, True]
+    reason = "the gallery has only 10 entries, so that every query finds its own"
+    assert note == f"squares, text->image: R@10 left out: {reason}"
+    assert row["recalls"]["clean"]["text_to_image"]["R@10"]["recall"] == 1
+
+
+def test_help_explains_names(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main(["retrieve", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "such as pgd-gallery" in told
+    assert "nothing, which is clean recall" in told
 
 
 @pytest.mark.parametrize(
