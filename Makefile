@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-# Stamps of what was installed: what the quickstart needs, and what the checks do, too.
+# Stamps of what was installed: what the quickstart needs, and what the checks need, which is more.
 RUNS := $(VENV)/.installed-quickstart
 CHECKS := $(VENV)/.installed
 
@@ -25,7 +25,8 @@ lint: $(CHECKS)
 
 $(RUNS): EXTRAS := quickstart
 $(CHECKS): EXTRAS := test,dev
+$(CHECKS): STAMPS := $(RUNS) $(CHECKS)
 $(RUNS) $(CHECKS): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
-	touch $@
+	touch $(or $(STAMPS),$@)
