@@ -1,8 +1,9 @@
 """`robust-clip card`: the model card of a folder of weights, rendered from measured rows."""
 
 import argparse
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,23 @@ def run(args: argparse.Namespace) -> int:
     rows, compared = chosen_rows(args.folder, args.rows, told.title)
     if args.stdout:
         sys.stdout.write(str(make_card(args.folder, told, rows, compared)) + "\n")
+        warn_if_not_measured(args.folder, rows)
         return 0
     write_card(args.folder, told, rows, compared)
+    warn_if_not_measured(args.folder, rows)
     sys.stdout.write(f"Wrote {args.folder}/README.md, from {len(rows)} rows of these weights.\n")
     return 0
+
+
+def warn_if_not_measured(folder: Path, rows: Sequence[Row]) -> None:
+    """Says that a card without rows has no number, and which command measures some."""
+    if not rows:
+        where = shlex.quote(str(folder))
+        sys.stderr.write(
+            f"Warning: there is no row of the weights in {folder}, so the card says that they are not measured yet. "
+            f"Measure them, such as by: robust-clip evaluate --model {where} --datasets cifar10 --protocol "
+            f"autoattack_standard --records {where}/records; then give this command again.\n"
+        )
 
 
 def told_of(args: argparse.Namespace, title: str) -> Told:

@@ -11,7 +11,7 @@ from robust_clip.hub.folder import names
 from robust_clip.hub.push import full_name
 from robust_clip.training.model_card import write_card
 
-from .card import add_options, chosen_rows, told_of
+from .card import add_options, chosen_rows, told_of, warn_if_not_measured
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     repo = full_name(args.repo)  # which the card's code loads
     rows, compared = chosen_rows(args.folder, args.rows, repo)
     write_card(args.folder, told_of(args, repo), rows, compared)
+    warn_if_not_measured(args.folder, rows)
     if left_out := found.left_out():
         sys.stderr.write(f"Left out: {', '.join(left_out)}.\n")
     url = push_folder(

@@ -77,7 +77,8 @@ class Row:
     Two rows are equal if all but `seconds`, `finished` and `defence_cost` is.
 
     Args:
-        model: `id` and `revision`.
+        model: `id` and `revision`. That is `sha256:` and the digest of the weights file, `memory-sha256:` and a digest
+            of the tensors in memory, or a commit on the Hub, see `checkpoint_revision`; so one model may have several.
         dataset: `name`, `split` and `revision`, `templates` and `prompts`, a digest of all class prompts.
         protocol: `Protocol.as_dict()`.
         threat_model: As written in tables, such as `linf 4/255`; `None` if nothing was attacked.

@@ -26,7 +26,7 @@ class RetrievalRow:
     """The result of one measurement of retrieval; two rows are equal if all but `seconds` and `finished` is.
 
     Args:
-        model: `id` and `revision`.
+        model: `id` and `revision`, as in `Row`.
         dataset: `name`, `split`, `revision` of the images, and `captions`, a digest of all captions measured.
         protocol: `RetrievalProtocol.as_dict()`.
         attack: As written in tables, such as `sga-leaf`.

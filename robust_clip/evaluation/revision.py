@@ -14,6 +14,9 @@ from robust_clip.models.prompt_files import CONFIG_NAME
 def checkpoint_revision(checkpoint: str, model: nn.Module) -> str:
     """Revision of weights that are as they were loaded.
 
+    Three names of one model do not compare as text: this one, of a file; `weights_revision`, of the tensors in memory;
+    and `weights_digest`, the `base weights` on record of an adapter or prompts, which takes every type as float32.
+
     Args:
         checkpoint: Directory or Hub id that the model came from.
         model: The model loaded from it.

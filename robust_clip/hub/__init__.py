@@ -1,6 +1,7 @@
 """What goes to the Hub with the weights."""
 
-from .card import DataFacts, Origin, render_card
+from .card import Origin, render_card
+from .card_data import DataFacts
 from .convert import convert_checkpoint, load_published
 from .cost import read_cost, this_hardware
 from .folder import ModelFolder

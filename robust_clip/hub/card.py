@@ -9,10 +9,12 @@ from typing import Any, Literal
 from huggingface_hub import ModelCard, ModelCardData
 
 from robust_clip.evaluation.records import Row
+from robust_clip.models.interpolation import SHARE
 from robust_clip.models.packaged import PACKAGED
 from robust_clip.paper import Paper
 
-from .card_rows import accuracy_table, describe, eval_results, findings, library_text
+from .card_data import READ, DataFacts, data_licences, data_text, is_hub_id, trained_from_hub
+from .card_rows import accuracy_table, describe, eval_results, findings, library_text, revisions
 from .cost import Cost
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -27,7 +29,7 @@ _NOUNS = {
 _LIBRARIES = {"model": "transformers", "prompted": "robust-clip", "adapter": "peft", "prompts": "robust-clip"}
 # What a record says of the base besides its name.
 BASE_IDENTITY = ("base weights", "base revision")
-_TOLD_ELSEWHERE = ("base", *BASE_IDENTITY, "hardware")
+_TOLD_ELSEWHERE = ("base", *BASE_IDENTITY, "hardware", READ)
 _FROM_ELSEWHERE = {"finetuned_from", "tasks", "dataset", "dataset_tags", "dataset_args", "base_model", "eval_results"}
 
 
@@ -54,19 +56,6 @@ class Origin:
     recipe: str | None = None
     changes: Sequence[str] = ()
     cost: Cost = Cost()
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a card says of a data set besides its name.
-
-    Args:
-        hub_id: Repository on the Hub, `None` if there is none or it is not known.
-        licence: As stated by the source.
-    """
-
-    hub_id: str | None = None
-    licence: str = "unknown"
 
 
 def render_card(
@@ -105,6 +94,7 @@ def render_card(
     """
     facts = dict(datasets or {})
     record = {key: value for key, value in origin.record.items() if key not in _TOLD_ELSEWHERE}
+    record |= {"data": data_text(origin.record)} if "data" in record else {}
     measured = [*rows, *compared]
     seconds = origin.cost.seconds
     return ModelCard.from_template(
@@ -116,7 +106,7 @@ def render_card(
         base=origin.base_model or "BASE",
         packaged=origin.base_model in PACKAGED,
         trained=record.get("threat model"),
-        summary=_summary(origin),
+        summary=_summary(origin, measured=bool(rows)),
         notes=notes,
         fence="~" * (3 + max(map(len, re.findall(r"~+", origin.recipe or "")), default=0)),
         table=accuracy_table(measured, with_models=bool(compared)) if rows else [],
@@ -124,22 +114,14 @@ def render_card(
         protocols=list(dict.fromkeys(describe(row.protocol) for row in measured)),
         versions=library_text(measured),
         findings=list(findings(measured)),
+        revisions=revisions(rows),
         plots=dict(plots or {}),
         licence=licence,
-        data_licences=_data_licences(trained_data(record), [row.dataset["name"] for row in rows], facts),
+        data_licences=data_licences(origin.record, [row.dataset["name"] for row in rows], facts),
         seconds_measuring=duration(sum(row.seconds for row in measured)),
         seconds_training=None if seconds is None else duration(seconds),
         citations=[paper.bibtex for paper in dict.fromkeys(papers)],
     )
-
-
-def trained_data(record: Mapping[str, Any]) -> list[str]:
-    """Names of the data sets that a record of training names, without their splits.
-
-    >>> trained_data({"data": "cifar10/train, tiny_imagenet/train"})
-    ['cifar10', 'tiny_imagenet']
-    """
-    return [part.rpartition("/")[0] for part in str(record.get("data", "")).split(", ") if "/" in part]
 
 
 def duration(seconds: float) -> str:
@@ -172,7 +154,7 @@ def _metadata(
     own_tags = more.pop("tags", ())
     on_hub = origin.base_model if is_hub_id(origin.base_model) else None
     hub_ids = {name: known.hub_id for name, known in facts.items() if known.hub_id and is_hub_id(known.hub_id)}
-    trained_on = [hub_ids[name] for name in trained_data(origin.record) if name in hub_ids]
+    trained_on = list(dict.fromkeys(trained_from_hub(origin.record).values()))
     tags = ["robust-clip", "clip", "adversarial-robustness", *([own_tags] if isinstance(own_tags, str) else own_tags)]
     relation = {"model": "finetune", "prompted": "finetune"}.get(origin.kind, "adapter") if on_hub else None
     emissions = origin.cost.emissions
@@ -191,28 +173,18 @@ def _metadata(
     )
 
 
-def is_hub_id(name: str | None) -> bool:
-    """Whether a name may be that of a repository on the Hub, `owner/name`.
-
-    >>> is_hub_id("openai/clip-vit-base-patch32"), is_hub_id("nano_clip"), is_hub_id("/home/me/out")
-    (True, False, False)
-    """
-    return name is not None and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
-
-
-def _summary(origin: Origin) -> str:
+def _summary(origin: Origin, measured: bool) -> str:
+    """What the weights are, and how far that is known; how they were trained, and nothing of what came of it."""
     noun, threat = _NOUNS[origin.kind], origin.record.get("threat model")
+    share = origin.record.get(SHARE)
     if not origin.record:
-        return f"{noun}; how that was trained is not recorded, so take it for not adversarially trained."
-    return f"{noun}, adversarially trained against {threat}." if threat else f"{noun}, not adversarially trained."
-
-
-def _data_licences(trained: Sequence[str], measured: Sequence[str], facts: Mapping[str, DataFacts]) -> list[str]:
-    """A line for each data set: what it was used for, and its licence."""
-    lines = []
-    for name in dict.fromkeys([*trained, *measured]):
-        known = facts.get(name, DataFacts(name if is_hub_id(name) else None))
-        uses = " and ".join(use for use, names in (("trained", trained), ("measured", measured)) if name in names)
-        link = f"[{name}](https://huggingface.co/datasets/{known.hub_id})" if is_hub_id(known.hub_id) else name
-        lines.append(f"{link} ({uses} on): {'none stated' if known.licence == 'unknown' else known.licence}")
-    return lines
+        told = f"{noun}; how that was trained is not recorded, so take it for not adversarially trained."
+    elif not threat:
+        told = f"{noun}, not adversarially trained."
+    elif share is not None:
+        told = f"{noun}, {1 - share:g} original weights and {share:g} weights adversarially trained against {threat}."
+    else:
+        told = f"{noun}, adversarially trained against {threat}."
+    if measured:
+        return f"{told} Written by `robust_clip`; every accuracy below comes from a recorded measurement."
+    return f"{told} Not measured yet: how accurate and how robust it is, is not known. Written by `robust_clip`."

@@ -107,3 +107,21 @@ def library_text(rows: Sequence[Row]) -> str:
         for library, version in row.versions.items():
             found.setdefault(library, set()).add(version)
     return ", ".join(f"{library} {' and '.join(sorted(versions))}" for library, versions in found.items())
+
+
+def revisions(rows: Sequence[Row]) -> list[str]:
+    """What identifies the weights that were measured, and how others can tell that theirs are the same."""
+    return [f"revision `{name}`, {_means(name)}" for name in dict.fromkeys(row.model["revision"] for row in rows)]
+
+
+def _means(revision: str) -> str:
+    """What a revision is, see `robust_clip.evaluation.checkpoint_revision`.
+
+    >>> _means("0123abc")
+    'the commit on the Hub'
+    """
+    if revision.startswith("memory-sha256:"):
+        return "a digest of the loaded tensors (`robust_clip.evaluation.weights_revision`), which no file has"
+    if revision.startswith("sha256:"):
+        return "which `sha256sum` prints for the weights file (of several files: a digest of their digests)"
+    return "the commit on the Hub"

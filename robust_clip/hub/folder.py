@@ -13,7 +13,8 @@ from robust_clip.models import adapters, prompt_files
 from robust_clip.models.packaged import PACKAGED, public_name
 from robust_clip.models.prompt_files import ADAPTER_FOLDER
 
-from .card import Kind, is_hub_id
+from .card import Kind
+from .card_data import is_hub_id
 from .checkpoint_files import read_json
 
 # What says what a folder is, and the weights that go with it.

@@ -6,6 +6,9 @@ import torch
 
 from .modeling import RobustCLIPModel
 
+# What `alpha` is called on record.
+SHARE = "share of the robust weights"
+
 
 def interpolate(original: RobustCLIPModel, robust: RobustCLIPModel, alpha: float) -> RobustCLIPModel:
     """A model whose every weight is `(1 - alpha) * original + alpha * robust`.
@@ -40,5 +43,5 @@ def interpolate(original: RobustCLIPModel, robust: RobustCLIPModel, alpha: float
             # Whole numbers, such as positions, are no weights. The ends are exact.
             if weight.is_floating_point() and alpha < 1:
                 weight.copy_(torch.lerp(ours[name], theirs[name], alpha))
-    merged.config.robustness = {**(robust.config.robustness or {}), "share of the robust weights": alpha}
+    merged.config.robustness = {**(robust.config.robustness or {}), SHARE: alpha}
     return merged

@@ -1,5 +1,6 @@
 """What the Trainer does between its steps."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,3 +24,35 @@ class EpochForData(TrainerCallback):
     ) -> None:
         """`state.epoch` is a fraction that rounding may have left just below the whole."""
         self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class ProgressOnRecord(TrainerCallback):
+    """Keeps on record how long the weights were trained: `steps`, and the `batch size` of each.
+
+    Args:
+        record: Of the training, as the configuration of the model has it.
+    """
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before what is saved at this step."""
+        images = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.record |= {"steps": state.global_step, "batch size": images}
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The Trainer has gone back to the best checkpoint, if it was asked to."""
+        if args.load_best_model_at_end and state.best_global_step:
+            self.record["steps"] = state.best_global_step
+
+
+def callbacks_of(dataset: Any, record: dict[str, Any]) -> Iterator[TrainerCallback]:
+    """Those of every run; `dataset` is what it trains on, if anything."""
+    yield ProgressOnRecord(record)
+    if dataset is not None:
+        yield EpochForData(dataset)

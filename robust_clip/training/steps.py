@@ -23,6 +23,7 @@ from robust_clip.objectives import Batch, Objective, adaptive_problem
 from robust_clip.threat_model import ThreatModel, format_size
 
 from .arguments import AdversarialTrainingArguments
+from .data_record import data_record
 
 
 def as_images(dataset: Any) -> Any:
@@ -183,6 +184,5 @@ def training_record(
         told: Any = asdict(text_attack)
         record |= {"text attack": type(text_attack).__name__, "text attack parameters": told}
     if train_dataset is not None:
-        sources = train_dataset.sources if isinstance(train_dataset, Mixture) else [train_dataset]
-        record["data"] = ", ".join(f"{source.name}/{source.split}" for source in sources)
+        record |= data_record(train_dataset)
     return record

@@ -22,7 +22,7 @@ from robust_clip.threat_model import ThreatModel
 from .adapted import adapt, default_adaptation, drop_towers, load_learned, original_of
 from .arguments import AdversarialTrainingArguments
 from .batches import BatchMaker
-from .callbacks import EpochForData
+from .callbacks import callbacks_of
 from .model_card import Told, base_on_record, write_trainer_card
 from .resume import last_complete_checkpoint
 from .steps import (
@@ -102,8 +102,8 @@ class AdversarialTrainer(Trainer):
             **kwargs,
         )
         refuse_sharded_weights(self.is_fsdp_enabled)
-        if train_dataset is not None:
-            self.add_callback(EpochForData(train_dataset))
+        for callback in callbacks_of(train_dataset, self.record):
+            self.add_callback(callback)
         # Only now, since the Trainer has moved the model to its device.
         self.teacher, self.batches = self._set_out(model, train_dataset, text_attack)
         # `compute_loss` returns a mean over the batch, so the Trainer must divide by the accumulation steps.

@@ -63,6 +63,21 @@ def test_a_card_with_plot_licence_notes_and_recipe(
     assert plot.stat().st_size > 5000
 
 
+def test_a_card_without_rows_is_warned_of_with_the_command_that_measures(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["card", str(folder), "--licence", "mit"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"Wrote {folder}/README.md, from 0 rows of these weights.\n"
+    assert printed.err.startswith(f"Warning: there is no row of the weights in {folder}")
+    assert f"robust-clip evaluate --model {folder} --datasets cifar10 --protocol" in printed.err
+    assert "Not measured yet" in (folder / "README.md").read_text()
+    write(rows_of(checkpoint_revision(str(folder), None)), folder / "records")  # type: ignore[arg-type]
+    assert main(["card", str(folder)]) == 0
+    assert capsys.readouterr().err == ""
+    assert "Not measured yet" not in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("kind", ["on disk", "in memory", "pushed"])
 def test_rows_are_known_by_their_revision(
     kind: str, folder: Path, tiny_model: Any, capsys: pytest.CaptureFixture[str]

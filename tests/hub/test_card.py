@@ -77,10 +77,45 @@ def test_the_rules_for_metadata_can_fail() -> None:
 
 def test_without_rows_the_card_claims_nothing() -> None:
     card = render_card("nano")
-    assert "Not measured. Do not assume any robustness." in str(card)
+    assert "Not measured yet. Do not assume any robustness." in str(card)
+    assert "robust-clip evaluate --model FOLDER" in str(card)
     assert "take it for not adversarially trained" in str(card)
     assert "emissions: not measured" in str(card)
     assert card.data.eval_results is None
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ({"threat model": "linf 2/255"}, "A CLIP model, adversarially trained against linf 2/255."),
+        (
+            {"threat model": "linf 2/255", "share of the robust weights": 0.25},
+            "A CLIP model, 0.75 original weights and 0.25 weights adversarially trained against linf 2/255.",
+        ),
+    ],
+)
+def test_how_weights_were_trained_is_no_measurement(record: dict[str, Any], told: str, row: Row) -> None:
+    card = str(render_card("nano", Origin(record=record)))
+    assert f"{told} Not measured yet: how accurate and how robust it is, is not known." in card
+    assert "comes from a recorded measurement" not in card
+    assert f"{told} Written by `robust_clip`; every accuracy below comes from a recorded measurement." in str(
+        render_card("nano", Origin(record=record), rows=[row])
+    )
+
+
+@pytest.mark.parametrize(
+    ("revision", "told"),
+    [
+        ("sha256:0", "revision `sha256:0`, which `sha256sum` prints for the weights file"),
+        ("memory-sha256:0", "revision `memory-sha256:0`, a digest of the loaded tensors"),
+        ("0123abc", "revision `0123abc`, the commit on the Hub"),
+    ],
+)
+def test_what_identifies_the_weights_is_told(revision: str, told: str, row: Row) -> None:
+    rows = [replace(row, model={"id": "nano", "revision": revision}), at(row, 1, 0.1)]
+    card = str(render_card("nano", rows=rows))
+    assert card.count(told) == 1
+    assert card.count("- revision `") == 2
 
 
 def test_paper_is_cited_once() -> None:
@@ -113,7 +148,10 @@ def test_other_models_are_in_the_table_and_not_in_the_index(row: Row) -> None:
 
 
 def test_record_licences_and_cost() -> None:
-    record = {"data": "cifar10/train, secret/train", "threat model": "linf 2/255", "hardware": "one thing"}
+    record: dict[str, Any] = {"data": "cifar10/train, secret/train", "threat model": "linf 2/255"}
+    read = [{"data": "cifar10/train", "images": 9, "from": "the Hub", "hub id": "uoft-cs/cifar10"}]
+    record["data read"] = [*read, {"data": "secret/train", "images": 8, "from": "a local copy"}]
+    record["hardware"] = "one thing"
     facts = {"cifar10": DataFacts("uoft-cs/cifar10"), "secret": DataFacts(None, "my own")}
     cost = Cost(4000, "one thing", Emissions(12.5, 0.1, "Iceland"))
     origin = Origin(base_model=BASE, base_licence="MIT", record=record, cost=cost)
