@@ -245,7 +245,7 @@ def test_card_leaves_out_rows_of_other_weights(make: Any, tmp_path: Path) -> Non
     assert "| 6 | pgd20" in (tmp_path / "README.md").read_text()
     trainer.train()
     trainer.save_model()
-    assert "Not measured." in (tmp_path / "README.md").read_text()
+    assert "Not measured yet." in (tmp_path / "README.md").read_text()
 
 
 def test_rows_of_a_plain_data_set_carry_its_split(make: Any) -> None:
