@@ -15,11 +15,12 @@ PACKAGE = "robust_clip"
 # What a room may import of ours besides itself. "attacks.losses" stands for that one module of attacks.
 MAY_IMPORT = {
     "paper": set(),
+    "suggestions": set(),
     "threat_model": set(),
     "attacks": {"threat_model", "paper"},
-    "models": {"threat_model", "paper", "hub.convert"},
+    "models": {"threat_model", "paper", "suggestions", "hub.convert"},
     "adaptation": {"models", "paper"},
-    "data": set(),
+    "data": {"suggestions"},
     "objectives": {"attacks.base", "attacks.embedding", "attacks.losses", "models", "paper"},
     "evaluation": {"attacks", "data", "models", "threat_model"},
     "hub": {"evaluation.records", "models", "paper", "threat_model"},

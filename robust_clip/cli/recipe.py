@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from robust_clip.attacks import ATTACKS, Attack
+from robust_clip.suggestions import instead
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, di
     content = read_yaml(path)
     unknown = [section for section in content if section not in SECTIONS]
     if unknown:
-        raise ValueError(f"Unknown section {unknown[0]!r} in the recipe; allowed: {', '.join(SECTIONS)}.")
+        raise ValueError(f"Unknown section {unknown[0]!r} in the recipe{instead(unknown[0], SECTIONS)}")
     recipe = {section: as_section(section, value) for section, value in content.items()}
     for keys, value in _parse(overrides):
         _put(recipe, keys, value)
@@ -75,7 +76,7 @@ def read_section(section: str, text: str) -> dict[str, Any]:
 def construct(
     section: str, build: Callable[..., T], settings: Mapping[str, Any], renamed: Mapping[str, str] | None = None
 ) -> T:
-    """`build(**settings)`, with an unknown key answered by the list of known ones.
+    """`build(**settings)`, with an unknown key answered by the one that was meant, else by the list of known ones.
 
     Args:
         section: For error messages.
@@ -91,7 +92,7 @@ def construct(
     parameter = {name: name for name in names if name not in (renamed or {}).values()} | dict(renamed or {})
     unknown = [key for key in settings if key not in parameter]
     if unknown:
-        raise ValueError(f"Unknown key {unknown[0]!r} in section {section}; allowed: {', '.join(sorted(parameter))}.")
+        raise ValueError(f"Unknown key {unknown[0]!r} in section {section}{instead(unknown[0], sorted(parameter))}")
     try:
         return build(**{parameter[key]: value for key, value in settings.items()})
     except TypeError as error:
@@ -106,7 +107,7 @@ def choose(section: str, registry: Mapping[str, Callable[..., T]], settings: Map
     """
     name = settings.get("name")
     if not isinstance(name, str) or name not in registry:
-        raise ValueError(f"Unknown {section} {name!r}; known: {', '.join(sorted(registry))}.")
+        raise ValueError(f"Unknown {section} {name!r}{instead(name, sorted(registry), 'known')}")
     rest = {key: value for key, value in settings.items() if key != "name"}
     return construct(section, registry[name], rest)
 

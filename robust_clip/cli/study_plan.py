@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_clip.evaluation import Protocol, get_protocols
+from robust_clip.suggestions import instead
 
 from .recipe import SECTIONS, as_section, construct, read_yaml
 from .sections import Sections
@@ -147,8 +148,7 @@ class StudyPlan:
             if section in _OWN:
                 continue
             if section not in SECTIONS:
-                allowed = ", ".join((*SECTIONS, *_OWN))
-                raise ValueError(f"Unknown section {section!r} of {method}; allowed: {allowed}.")
+                raise ValueError(f"Unknown section {section!r} of {method}{instead(section, (*SECTIONS, *_OWN))}")
             recipe[section] = {} if value is None else recipe.get(section, {}) | as_section(section, value)
         folder = Path(self.output_dir) / method / f"learning_rate_{learning_rate:g}_seed_{seed}"
         own = {"output_dir": str(folder), "learning_rate": learning_rate, "seed": seed}

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from robust_clip.suggestions import instead
+
 from .collator import Augmentation, PixelCollator
 from .images import ImageDataset
 from .loading import load_image_dataset
@@ -46,7 +48,7 @@ class DataSource:
         known = [field.name for field in fields(Augmentation)]
         unknown = [key for key in self.augmentation or {} if key not in known]
         if unknown:
-            raise ValueError(f"Unknown key {unknown[0]!r} in augmentation; allowed: {', '.join(known)}.")
+            raise ValueError(f"Unknown key {unknown[0]!r} in augmentation{instead(unknown[0], known)}")
         if not isinstance(self.classes, str | None) and not (
             isinstance(self.classes, Sequence) and all(isinstance(name, str) for name in self.classes)
         ):

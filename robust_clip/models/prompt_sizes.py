@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 
 from transformers import CLIPConfig
 
+from robust_clip.suggestions import instead
+
 ClassPosition = Literal["end", "middle"]
 
 
@@ -67,7 +69,7 @@ class PromptSizes:
         """
         unknown = [key for key in settings or {} if key not in cls.__dataclass_fields__]
         if unknown:
-            raise ValueError(f"Unknown key {unknown[0]!r} in prompts; allowed: {', '.join(cls.__dataclass_fields__)}.")
+            raise ValueError(f"Unknown key {unknown[0]!r} in prompts{instead(unknown[0], cls.__dataclass_fields__)}")
         return cls(**(settings or {}))
 
     def to_dict(self) -> dict[str, Any]:

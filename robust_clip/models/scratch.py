@@ -7,6 +7,8 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPImageProcessorPil, CLIPProcessor, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
+from robust_clip.suggestions import instead
+
 from .configuration import RobustCLIPConfig
 from .modeling import RobustCLIPModel
 
@@ -91,4 +93,4 @@ def _refuse_unknown(name: str, settings: Mapping[str, Any], config_class: type) 
     known = config_class.__annotations__
     unknown = [key for key in settings if key not in known]
     if unknown:
-        raise ValueError(f"Unknown key {unknown[0]!r} in {name}; allowed: {', '.join(sorted(known))}.")
+        raise ValueError(f"Unknown key {unknown[0]!r} in {name}{instead(unknown[0], sorted(known))}")

@@ -8,6 +8,7 @@ from robust_clip.attacks import ATTACKS, PGD
 from robust_clip.cli.recipe import SECTIONS, choose, construct, load_recipe
 from robust_clip.objectives import OBJECTIVES, Contrastive
 from robust_clip.threat_model import ThreatModel
+from robust_clip.training import AdversarialTrainingArguments
 
 RECIPE = """
 model: openai/clip-vit-base-patch32
@@ -129,7 +130,7 @@ def test_choosing_gives_what_the_section_says():
 @pytest.mark.parametrize(
     ("section", "registry", "name"),
     [
-        ("objective", OBJECTIVES, "tekoa"),
+        ("objective", OBJECTIVES, "nope"),
         ("attack", ATTACKS, "gpd"),
         ("attack", ATTACKS, None),
         ("attack", ATTACKS, ["pgd"]),
@@ -147,8 +148,19 @@ def test_an_unknown_name_is_answered_with_the_known_ones(section, registry, name
     ("name", "keys"), [("pgd", "random_start, restarts, step_size, steps"), ("fgsm", "random_start")]
 )
 def test_an_unknown_key_is_answered_with_the_known_ones(name, keys):
-    with pytest.raises(ValueError, match=f"Unknown key 'step' in section attack; allowed: {keys}"):
-        choose("attack", ATTACKS, {"name": name, "step": 2})
+    with pytest.raises(ValueError, match=f"Unknown key 'colour' in section attack; allowed: {keys}"):
+        choose("attack", ATTACKS, {"name": name, "colour": 2})
+
+
+def test_a_misspelt_key_or_name_is_answered_with_the_one_that_was_meant(tmp_path):
+    """And not with all that there are: the arguments of a Trainer fill a screen."""
+    message = r"Unknown key 'max_step' in section training; did you mean max_steps\?$"
+    with pytest.raises(ValueError, match=message):
+        construct("training", AdversarialTrainingArguments, {"output_dir": "out", "max_step": 3})
+    with pytest.raises(ValueError, match=r"Unknown attack 'auto-attack'; did you mean auto_attack\?$"):
+        choose("attack", ATTACKS, {"name": "auto-attack"})
+    with pytest.raises(ValueError, match=r"Unknown section 'trainig' in the recipe; did you mean training\?$"):
+        load_recipe(written(tmp_path, "trainig: {}"))
 
 
 def test_values_are_judged_by_what_they_are_for():

@@ -80,7 +80,7 @@ def test_the_collator_has_the_settings_of_the_section():
         ({"augmentation": {"min_scale": 0.5}}, "set resolution to model"),
         (
             {"augmentation": {"minscale": 0.5}, "resolution": "model"},
-            "Unknown key 'minscale' in augmentation; allowed: min_scale, flip, brightness",
+            r"Unknown key 'minscale' in augmentation; did you mean min_scale\?",
         ),
         ({"augmentation": {"min_scale": 2}, "resolution": "model"}, "min_scale must lie in"),
         ({"templates": "double"}, "Unknown template policy 'double'; allowed: single, ensemble"),

@@ -87,8 +87,12 @@ def test_sizes_that_are_not_given_are_those_of_transformers():
 
 
 @pytest.mark.parametrize("tower", ["vision_config", "text_config"])
-def test_an_unknown_size_is_refused_with_the_known_ones(tower):
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("num_layers", r"did you mean num_hidden_layers\?"), ("colour", "allowed: .*num_hidden_layers")],
+)
+def test_an_unknown_size_is_refused_with_the_known_ones(tower, key, message):
     configs = {"vision_config": VISION, "text_config": TOWER}
-    configs[tower] = {**configs[tower], "num_layers": 3}
-    with pytest.raises(ValueError, match=f"Unknown key 'num_layers' in {tower}; allowed: .*num_hidden_layers"):
+    configs[tower] = {**configs[tower], key: 3}
+    with pytest.raises(ValueError, match=f"Unknown key '{key}' in {tower}; {message}"):
         build_clip(TEXTS, **configs)
