@@ -10,12 +10,20 @@ from PIL import Image
 from robust_clip.data import DATASETS, DatasetRow, ImageDataset
 from robust_clip.data.loading import load_row
 from robust_clip.data.prompts import has_clip_templates
+from robust_clip.data.root import names_in
+from robust_clip.suggestions import instead
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table, or tries one row; a row that does not hold is an error with the reason."""
-    print("\n".join(_table() if args.name is None else _report(args)))
+    print("\n".join([*_table(), *_own(args.root)] if args.name is None else _report(args)))
     return 0
+
+
+def _own(root: str | None) -> list[str]:
+    """What a folder of data sets holds."""
+    names = names_in(root)
+    return [] if root is None else ["", f"{root} holds {', '.join(names) or 'nothing'}."]
 
 
 def _table() -> Iterable[str]:
@@ -48,7 +56,7 @@ def _report(args: argparse.Namespace) -> Iterable[str]:
         ValueError: If there is no such row, or it does not hold.
     """
     if args.name not in DATASETS:
-        raise ValueError(f"No data set {args.name!r} in the table; known: {', '.join(sorted(DATASETS))}.")
+        raise ValueError(f"No data set {args.name!r} in the table{instead(args.name, sorted(DATASETS), 'known')}")
     row = DATASETS[args.name]
     # Names in a column are read off all rows.
     first = None if row.names.column else args.examples
@@ -92,6 +100,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("datasets", help="list data sets, or check that one loads", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="list|check")
     listing = commands.add_parser("list", help="print the table")
+    listing.add_argument("--root", help="folder of data sets whose sub-folders are listed, too")
     listing.set_defaults(run=run, name=None)
     check = commands.add_parser(
         "check",

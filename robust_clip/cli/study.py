@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from robust_clip.data import DataSource, ImageDataset
+from robust_clip.data.root import require_root
 from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
 from robust_clip.evaluation.method_summary import SEED, summary
 from robust_clip.evaluation.processes import process_state
@@ -40,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
 def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
     """Those of the methods asked for, of the first seeds first."""
     out = Path(plan.output_dir)
-    _claim(out, read_yaml(args.study))
     measuring = Measuring(args.root, args.batch_size)
+    _claim(out, read_yaml(args.study))
     rows = _measure_original(plan, measuring, out) if args.methods is None else []
     methods = args.methods or list(plan.methods)
     for method in methods:
@@ -63,9 +64,13 @@ class Measuring:
     Args:
         root: Folder that is looked into before the Hub.
         batch_size: Images in a batch.
+
+    Raises:
+        ValueError: If `root` is no folder; what is to be measured may be asked for only after hours of training.
     """
 
     def __init__(self, root: str | None, batch_size: int) -> None:
+        require_root(root)
         self.root = root
         self.batch_size = batch_size
         self._load = cache(self._load_dataset)

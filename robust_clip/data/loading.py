@@ -6,12 +6,15 @@ from pathlib import Path
 
 import datasets
 
+from robust_clip.suggestions import nearest
+
 from .class_names import is_wordnet_id
 from .datasets import DATASETS, DatasetRow
 from .digits import load_digits
 from .images import ImageDataset
 from .local import load_local
 from .repository import Repository
+from .root import names_in, require_root, say_not_in_root
 
 
 def load_image_dataset(
@@ -29,7 +32,8 @@ def load_image_dataset(
         name_or_path: `cifar10`, `uoft-cs/cifar10`, `data/cifar10`, `photos/` or `photos.parquet`.
         split: `train`, `test`, or the source's own split name; for `imagenet_c`, `gaussian_noise/3`.
         root: A folder that is looked into before the Hub: for `owner/name`, laid out as that repository is and then
-            read as the row of the table says, else for `name_or_path`, which is taken as it is.
+            read as the row of the table says, else for `name_or_path`, which is taken as it is. What it does not hold
+            comes from the Hub, and the log says so.
         class_names: Names in label order, in place of the source's.
         templates: Templates in place of the papers'.
         first: Load only so many rows from the beginning of the split. From the Hub they are streamed, and nothing
@@ -37,10 +41,12 @@ def load_image_dataset(
             which needs the whole split.
 
     Raises:
-        ValueError: If nothing goes by that name (the known ones are listed), the split does not exist (those that do
-            are listed), `first` is not positive, or the class names are not as many as the row says.
+        ValueError: If `root` is no folder, nothing goes by that name (near ones are named, and the known ones listed),
+            the split does not exist (those that do are listed), `first` is not positive, or the class names are not as
+            many as the row says.
     """
     _check_first(first)
+    require_root(root)
     name = next((known for known, row in DATASETS.items() if row.hub_id == name_or_path), name_or_path)
     row = DATASETS.get(name)
     local = next((p.absolute() for p in (Path(root or ".") / name_or_path, Path(name_or_path)) if p.exists()), None)
@@ -56,8 +62,7 @@ def load_image_dataset(
         row = DatasetRow(name, image=None, label=None)
         rows, found, columns = _read(name, row, split, root, class_names is None, first)
     else:
-        known = ", ".join(sorted(DATASETS))
-        raise ValueError(f"No data set {name_or_path!r}: not a path, not a Hub id (owner/name), not one of {known}.")
+        raise ValueError(_nothing_called(name_or_path, root))
     names = class_names if class_names is not None else found
     rows, split = _part(rows, split, first)
     return ImageDataset(rows, name=name, split=split, class_names=names, templates=templates, **columns)
@@ -86,10 +91,21 @@ def load_row(
         ValueError: As `load_image_dataset`.
     """
     _check_first(first)
+    require_root(root)
     rows, found, columns = _read(name, DATASETS[name], split, root, class_names is None, first)
     names = class_names if class_names is not None else found
     rows, split = _part(rows, split, first)
     return ImageDataset(rows, name=name, split=split, class_names=names, templates=templates, **columns)
+
+
+def _nothing_called(name: str, root: str | None) -> str:
+    """What to say of a name that is none, with those that might have been meant."""
+    own = names_in(root)
+    near = nearest(name, [*own, *DATASETS], most=3)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    held = f" The folder {root} holds {', '.join(own) or 'nothing'}." if root is not None else ""
+    known = ", ".join(sorted(DATASETS))
+    return f"No data set {name!r}.{meant}{held} Give a path, a Hub id (owner/name), or one of {known}."
 
 
 def _part(rows: datasets.Dataset, split: str, first: int | None) -> tuple[datasets.Dataset, str]:
@@ -120,6 +136,8 @@ def _read(
         return load_digits(split), None, {}
     hub_id, hub_split = row.locate(split)
     repository = _repository(hub_id, root)
+    if root is not None and repository.folder is None:
+        say_not_in_root(root, name, hub_id)
     rows = (repository.load_shards if row.in_shards else repository.load)(hub_split, first)
     label = row.label or ("cls" if row.in_shards and "cls" in rows.column_names else None)
     for column in (row.image, label, row.captions, row.names.column):

@@ -170,7 +170,7 @@ def test_an_output_directory_is_refused_before_data_are_loaded(
         (["--objective", "nope"], "Unknown objective 'nope'; known: adv, adv_flyp, agft"),
         (["--attack.name", "nope"], "Unknown attack 'nope'; known: apgd, auto_attack"),
         (["--attack.stpes", "3"], "Unknown key 'stpes' in section attack; did you mean steps?"),
-        (["--training.learning_rat", "3"], "Unknown key 'learning_rat' in section training; did you mean learning_rate?"),
+        (["--training.learning_rat", "3"], "key 'learning_rat' in section training; did you mean learning_rate?"),
         (["--data.train", "nope"], "No data set 'nope'"),
         (["--data.train", "nobody/nothing"], "cannot be reached"),
         (["--model", "nobody/nothing"], "nobody/nothing"),

@@ -37,6 +37,12 @@ def run(content, tmp_path, *more):
     return main(["study", str(tmp_path / "study.yaml"), *more])
 
 
+def test_a_folder_of_data_sets_that_is_not_there_is_refused_before_anything_is_trained(content, tmp_path, capsys):
+    assert run(content, tmp_path, "--root", str(tmp_path / "nothere")) == 2
+    assert "nothere' is not there" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert run(content, tmp_path) == 0
     printed = capsys.readouterr().out

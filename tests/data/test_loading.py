@@ -5,7 +5,9 @@ import time
 import datasets
 import pytest
 
-from robust_clip.data import DATASETS, load_image_dataset
+from robust_clip.data import DATASETS, DataSource, load_image_dataset
+from robust_clip.data.loading import load_row
+from robust_clip.data.repository import Repository
 from tests.conftest import coloured_rows
 from tests.data.conftest import picture
 
@@ -48,6 +50,47 @@ def test_root_is_looked_into_before_the_hub(tmp_path, monkeypatch):
     assert dataset.templates == ('a photo of the number: "{}".',)
     monkeypatch.chdir(tmp_path / "mnist")
     assert load_image_dataset(".").name == "mnist"
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits", "owner/name"])
+@pytest.mark.parametrize("load", [load_image_dataset, load_row, lambda name, root: DataSource(name, root=root).load()])
+def test_a_root_that_is_no_folder_is_refused_before_anything_is_asked_of_the_hub(load, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(Repository, "load", lambda *_: pytest.fail("the Hub was asked"))
+    with pytest.raises(ValueError, match="nothere' is not there; give one as root, or leave it out for the Hub"):
+        load(name, root=str(tmp_path / "nothere"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file' is a file"):
+        load(name, root=str(tmp_path / "file"))
+
+
+def test_what_a_root_does_not_hold_comes_from_the_hub_and_the_log_says_so_once(tmp_path, monkeypatch, caplog):
+    def load(repository, split, first):
+        assert repository.folder is None
+        return coloured_rows(6)
+
+    monkeypatch.setattr(Repository, "load", load)
+    monkeypatch.setattr(Repository, "class_names", lambda *_: None)
+    for _ in range(2):
+        load_image_dataset("ylecun/mnist", root=str(tmp_path), class_names=list("0123456789"))
+        load_image_dataset("owner/name", root=str(tmp_path))
+    mnist, other = caplog.messages
+    assert mnist.endswith(f"{tmp_path} holds no mnist or ylecun/mnist: ylecun/mnist is read from the Hub.")
+    assert f"{tmp_path} holds no owner/name: " in other
+    load_image_dataset("owner/name")
+    load_image_dataset("digits", root=str(tmp_path))
+    assert len(caplog.messages) == 2
+
+
+def test_a_misspelt_name_is_answered_with_near_ones_and_with_what_the_root_holds(tmp_path):
+    for folder in ("my_photos", "ylecun/mnist", ".cache"):
+        (tmp_path / folder).mkdir(parents=True)
+    coloured_rows(6).to_parquet(tmp_path / "holidays.parquet")
+    (tmp_path / "README.md").write_text("")
+    with pytest.raises(ValueError, match=r"'cifar11'. Did you mean cifar10 or cifar100\? Give .* one of caltech101, "):
+        load_image_dataset("cifar11")
+    with pytest.raises(ValueError, match="holds holidays.parquet, my_photos, ylecun/mnist. Give a path") as error:
+        load_image_dataset("my_photo", root=str(tmp_path))
+    assert "Did you mean my_photos?" in str(error.value)
 
 
 def test_class_names_come_from_the_caller_else_from_a_file_else_from_the_labels(tmp_path):
@@ -128,7 +171,7 @@ def test_an_empty_split_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar-10", "./photos", "/no/such/folder", "a/b/c", "photos.parquet"])
 def test_an_unknown_name_is_answered_with_the_known_ones(name):
-    with pytest.raises(ValueError, match="not a path, not a Hub id") as error:
+    with pytest.raises(ValueError, match=r"Give a path, a Hub id \(owner/name\), or one of") as error:
         load_image_dataset(name)
     assert repr(name) in str(error.value)
     assert all(known in str(error.value) for known in DATASETS)
