@@ -27,6 +27,8 @@ LAYOUTS = {
 }
 _TORCH_SUFFIXES = (".pt", ".pth", ".tar", ".bin")
 WEIGHT_SUFFIXES = (*_TORCH_SUFFIXES, ".safetensors")
+# What torch raises, besides its own error, when it reads bytes that are no checkpoint.
+_DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 # What `best_acc1` needs where it was saved as a number of numpy: a dtype and eight bytes, no code. Files from before
 # numpy 2 call the function by its older name.
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
@@ -189,14 +191,15 @@ def _read_torch(file: Path) -> Any:
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
+        # Not from `error`: torch's own text advises to run whatever code the file holds.
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked is None:
-            raise ValueError(_damaged(file, error)) from error
+            raise ValueError(_damaged(file, "no pickle of tensors and numbers")) from None
         raise ValueError(
             f"{file} is a pickle that asks for more than tensors and numbers: it wants {asked[1]}. Nothing of it was "
             "run. If you trust it, load it where it came from, and save its state dict alone."
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        ) from None
+    except _DAMAGED as error:
         if "TorchScript" in str(error):
             raise ValueError(
                 f"{file} is a TorchScript archive, which holds code. Save the state dict that it carries: "
@@ -205,7 +208,7 @@ def _read_torch(file: Path) -> Any:
         raise ValueError(_damaged(file, error)) from error
 
 
-def _damaged(file: Path, error: Exception) -> str:
+def _damaged(file: Path, error: Exception | str) -> str:
     size = file.stat().st_size
     with file.open("rb") as opened:
         if opened.read(20) == b"version https://git-":

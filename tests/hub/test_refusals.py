@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import traceback
 
 import pytest
 import torch
@@ -129,6 +130,18 @@ def test_files_that_are_cut_short(tmp_path, pickled, share):
         load_published(folder)
 
 
+@pytest.mark.parametrize(
+    "junk", [b"this is no checkpoint!!", b"<!doctype html><html>..", b"PK\x03\x04" + bytes(19), b"("]
+)
+def test_a_file_of_something_else_is_refused_without_advice_to_run_it(junk, tmp_path):
+    (tmp_path / "broken.pt").write_bytes(junk)
+    with pytest.raises(ValueError, match=rf"broken.pt \({len(junk)} bytes\) is damaged or cut short: .") as error:
+        load_published(tmp_path / "broken.pt")
+    told = "".join(traceback.format_exception(error.value))
+    assert "Re-running" not in told
+    assert "arbitrary code" not in told
+
+
 def test_a_pointer_of_git_lfs(source):
     (source / "open_clip_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(ValueError, match="Git LFS pointer, not the weights: run `git lfs pull`"):
@@ -149,9 +162,11 @@ class Intruder:
 def test_a_pickle_with_code_in_it_is_not_run(tmp_path, zipped):
     content = {"state_dict": {"conv1.weight": torch.ones(1)}, "epoch": Intruder(tmp_path / "made")}
     torch.save(content, tmp_path / "evil.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match="more than tensors and numbers: it wants posix.mkdir. Nothing of it"):
+    with pytest.raises(ValueError, match="more than tensors and numbers: it wants posix.mkdir. Nothing of") as error:
         load_published(tmp_path / "evil.pt")
     assert not (tmp_path / "made").exists()
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__  # torch's advice to run it all the same
 
 
 def test_a_torchscript_archive(tmp_path):
