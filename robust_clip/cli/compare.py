@@ -21,7 +21,7 @@ from robust_clip.evaluation.cascade import Candidate, Cascade
 from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.records import latest, write_json
-from robust_clip.models import load_checkpoint
+from robust_clip.models import load_checkpoint, require_checkpoint
 from robust_clip.threat_model import ThreatModel, format_size
 
 _THEIR_NAMES = {
@@ -227,6 +227,7 @@ def _read_outcomes(path: str | None, identity: Mapping[str, Any]) -> dict[tuple[
 def _prepare(args: argparse.Namespace) -> tuple[Comparison, dict[str, Any]]:
     threat_model = ThreatModel(args.norm, args.epsilon)
     protocol = Protocol("compared", 1, VERSIONS["standard"], threat_model, samples=args.samples)
+    require_checkpoint(args.model)
     dataset = load_image_dataset(args.datasets, args.split, root=args.root)
     names = require_classes(dataset)
     loaded, processor = load_checkpoint(args.model)

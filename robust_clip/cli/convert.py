@@ -8,13 +8,15 @@ from typing import Any
 
 from robust_clip.hub.convert import TARGETS, convert_checkpoint, load_published
 from robust_clip.hub.prompters import save_prompters
-from robust_clip.models import RobustCLIPModel, packaged_checkpoint
+from robust_clip.models import RobustCLIPModel, packaged_checkpoint, require_checkpoint
 
 _PROMPTS = "prompts"
 
 
 def run(args: argparse.Namespace) -> int:
     """Converts, and prints the record."""
+    for name in filter(None, (args.source, args.base)):
+        require_checkpoint(name, revision=args.revision if name == args.source else None)
     converted = load_published(
         packaged_checkpoint(args.source),
         base=packaged_checkpoint(args.base) if args.base else None,

@@ -23,7 +23,13 @@ from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.protocol import Precision, Resolution, Templates
 from robust_clip.evaluation.records import percent
-from robust_clip.models import TEST_TIME_DEFENCES, TestTimeDefence, load_checkpoint, packaged_checkpoint
+from robust_clip.models import (
+    TEST_TIME_DEFENCES,
+    TestTimeDefence,
+    load_checkpoint,
+    packaged_checkpoint,
+    require_checkpoint,
+)
 from robust_clip.threat_model import Norm
 
 from .defence import Defence
@@ -43,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys([*args.datasets, *_suite(args.suite)]))
     if not names:
         raise ValueError("give what to measure on: --datasets NAME,NAME or --suite NAME")
+    require_checkpoint(args.model)
     datasets = [load_image_dataset(name, args.split, root=args.root) for name in names]
     for dataset in datasets:
         require_classes(dataset)

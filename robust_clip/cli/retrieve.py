@@ -16,7 +16,7 @@ from robust_clip.evaluation.records import percent
 from robust_clip.evaluation.retrieval import choose_pairs, evaluate_retrieval
 from robust_clip.evaluation.retrieval_protocol import Aim, Grid, RetrievalProtocol
 from robust_clip.evaluation.retrieval_records import RetrievalRow, RetrievalStore
-from robust_clip.models import load_checkpoint, packaged_checkpoint
+from robust_clip.models import load_checkpoint, packaged_checkpoint, require_checkpoint
 from robust_clip.threat_model import ThreatModel
 
 from .recipe import choose, choose_attack, commas
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         require_writable(args.records)
     if not args.datasets:
         raise ValueError("give what to measure on: --datasets NAME,NAME")
+    require_checkpoint(args.model)
     datasets = [load_image_dataset(name, args.split, root=args.root) for name in dict.fromkeys(args.datasets)]
     for dataset in datasets:
         choose_pairs(dataset, protocol)

@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from robust_clip.data import ImageDataset, Mixture
 from robust_clip.evaluation import checkpoint_revision, evaluate_robustness
-from robust_clip.models import fill_templates, load_checkpoint, packaged_checkpoint
+from robust_clip.models import fill_templates, load_checkpoint, packaged_checkpoint, require_checkpoint
 from robust_clip.training import AdversarialTrainer
 from robust_clip.training.resume import claim_output_dir, is_finished
 
@@ -46,12 +46,14 @@ def train_recipe(recipe: dict[str, dict[str, Any]], resume: bool) -> None:
         resume: Whether to go on from the last checkpoint in `training.output_dir`.
 
     Raises:
-        ValueError: If the recipe is wrong, or the directory is taken.
+        ValueError: If the recipe is wrong, its model is not there, or the directory is taken.
     """
     _train(Sections.of(recipe), recipe, resume)
 
 
 def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) -> None:
+    if sections.model.name:
+        require_checkpoint(sections.model.name, revision=sections.model.revision)
     output_dir = Path(sections.training.output_dir or ".")
     checkpoint = claim_output_dir(output_dir, resume)
     trainer = build_trainer(sections)

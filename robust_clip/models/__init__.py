@@ -7,6 +7,7 @@ from .interpolation import interpolate
 from .modeling import TOWERS, RobustCLIPModel
 from .onnx import export_classifier, export_image_tower, export_text_tower
 from .packaged import packaged_checkpoint
+from .presence import require_checkpoint
 from .prompt_sizes import PromptSizes
 from .prompted import CONTEXT_TEMPLATE, PromptedCLIPModel, class_templates
 from .r_tpt import RTPT
@@ -45,5 +46,6 @@ __all__ = [
     "load_checkpoint",
     "packaged_checkpoint",
     "pool_templates",
+    "require_checkpoint",
     "swap_vision_tower",
 ]

@@ -9,6 +9,7 @@ from .adapters import base_of, read_settings
 from .configuration import PromptedCLIPConfig
 from .modeling import RobustCLIPModel
 from .packaged import PACKAGED, packaged_checkpoint
+from .presence import require_checkpoint
 from .prompt_files import PromptFiles, find_file
 from .prompted import PromptedCLIPModel
 
@@ -27,6 +28,7 @@ def load_checkpoint(name: str, revision: str = "main") -> tuple[RobustCLIPModel,
     Raises:
         ValueError: If it is not there, cannot be reached, is damaged or is not a CLIP.
     """
+    require_checkpoint(name, revision=revision)
     path = packaged_checkpoint(name)
     # Once, so that all files are of one commit and what is not there is asked for once.
     revision = resolve_revision(path, revision) or revision

@@ -14,6 +14,7 @@ from transformers.utils.hub import extract_commit_hash
 from . import adapters
 from .configuration import RobustCLIPConfig
 from .packaged import packaged_checkpoint
+from .presence import require_checkpoint
 from .prompt_files import find_file, refuse_prompts_alone, where_on_hub
 
 # Names of CLIP's parts by tower; the temperature belongs to neither.
@@ -56,7 +57,7 @@ class RobustCLIPModel(CLIPModel):
             **kwargs: As transformers'.
 
         Raises:
-            ValueError: If it is no CLIP, damaged, or cannot be converted, and why.
+            ValueError: If it is not there, no CLIP, damaged, or cannot be converted, and why.
         """
         # Not at the top: the room of the Hub is built on this one.
         from robust_clip.hub.convert import load_published, needs_conversion
@@ -65,6 +66,8 @@ class RobustCLIPModel(CLIPModel):
         # transformers' own calls have no name: a configuration and weights are given then.
         name: Any = pretrained_model_name_or_path and packaged_checkpoint(str(pretrained_model_name_or_path))
         base = packaged_checkpoint(str(base)) if base else base
+        if name:
+            require_checkpoint(name, **where)
         if name and (settings := adapters.read_settings(name, **where)):
             kwargs |= {"hidden_act": hidden_act, "unchecked": unchecked}
             return cls._with_adapter(name, settings, base, args, kwargs)

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import cached_file
 
+from .presence import require_checkpoint
+
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME, WEIGHTS_NAME = "prompts_config.json", "prompts.safetensors"
@@ -85,8 +87,9 @@ class PromptFiles:
             **where: `revision`, `token`, `cache_dir` and so on, as `from_pretrained` takes them.
 
         Raises:
-            ValueError: If they are damaged.
+            ValueError: If nothing of that name is there, or they are damaged.
         """
+        require_checkpoint(name, **where)
         config = find_file(name, CONFIG_NAME, **where)
         if config is None:
             return None

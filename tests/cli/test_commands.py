@@ -157,6 +157,15 @@ def test_an_output_directory_is_refused_before_data_are_loaded(
     assert message in capsys.readouterr().err
 
 
+def test_a_model_that_is_not_there_is_refused_before_anything_else(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(DataSource, "load", lambda source: pytest.fail("data were loaded"))
+    assert main(["train", str(recipe), "--model", str(tmp_path / "nano_clip_tecoa")]) == 2
+    assert "nano_clip_tecoa': no such folder. Packaged checkpoints: nano_clip" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -1,12 +1,14 @@
 """`robust-clip convert`."""
 
 import json
+import traceback
 
 import pytest
 import torch
 from transformers import CLIPModel, CLIPProcessor
 
 from robust_clip.cli import main
+from robust_clip.hub import load_published
 from robust_clip.models import PromptedCLIPModel
 from tests.hub.published_formats import tuned_model, write_base
 
@@ -44,6 +46,20 @@ def test_prompters_are_written_beside_the_model(tmp_path, base, capsys):
     model = PromptedCLIPModel.from_pretrained(out / "prompts", base=str(out))
     assert torch.equal(model.vision_model.embeddings.tokens, torch.ones(2, 128))
     assert json.loads((out / "prompts" / "prompts_config.json").read_text())["base"]["name"] == str(out)
+
+
+@pytest.mark.parametrize(
+    "junk", [b"this is no checkpoint!!", b"<!doctype html><html>..", b"PK\x03\x04" + bytes(19), b"("]
+)
+def test_a_file_of_something_else_is_refused_without_advice_to_run_it(junk, tmp_path, capsys):
+    (tmp_path / "broken.pt").write_bytes(junk)
+    with pytest.raises(ValueError, match=rf"broken.pt \({len(junk)} bytes\) is damaged or cut short: .") as error:
+        load_published(tmp_path / "broken.pt")
+    told = "".join(traceback.format_exception(error.value))
+    assert "Re-running" not in told
+    assert "arbitrary code" not in told
+    assert main(["convert", str(tmp_path / "broken.pt"), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"robust-clip convert: {error.value}\n"
 
 
 def test_a_wrong_target_is_refused_before_anything_is_read(tmp_path, capsys):

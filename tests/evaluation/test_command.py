@@ -70,6 +70,12 @@ def test_mistakes_are_answered_before_the_model_is_loaded(command, arguments, me
         command(*arguments)
 
 
+def test_a_model_that_is_not_there_is_refused_before_data_are_read(command, monkeypatch):
+    monkeypatch.setattr(evaluate, "load_image_dataset", lambda *_, **__: pytest.fail("data were read"))
+    with pytest.raises(ValueError, match=r"No checkpoint 'nano_clipp': no such folder. Did you mean nano_clip\?"):
+        command("--model", "nano_clipp")
+
+
 def test_attacks_climb_the_objective_that_is_named(command, capsys, trained_checkpoint):
     def rows(*objective):
         command("--protocol", "pgd20,tecoa_aa", *ADAPTED, "--format", "json", *objective)

@@ -120,10 +120,10 @@ def test_what_needs_conversion_is_told_without_a_network(tmp_path, tiny_checkpoi
     assert needs_conversion(tmp_path / "alone.safetensors")
 
 
-def test_errors_of_what_is_not_there_are_those_of_transformers(tmp_path):
+def test_errors_of_what_is_not_there_are_of_the_kind_that_transformers_raises(tmp_path):
     with pytest.raises(ValueError, match="Not a CLIP checkpoint"):
         RobustCLIPModel.from_pretrained(tmp_path)
-    with pytest.raises(OSError, match="couldn't connect|offline"):
+    with pytest.raises(OSError, match="not in the cache of the Hub, and the Hub may not be asked"):
         RobustCLIPModel.from_pretrained("someone/nothing")
 
 

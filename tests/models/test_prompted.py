@@ -229,7 +229,7 @@ def test_prompts_are_replaced_by_those_of_a_folder_of_the_same_sizes(prompted, t
     with pytest.raises(ValueError, match="holds prompts .*'frame': 3.*but this model has {'tokens': 2}"):
         PromptedCLIPModel.around(tiny_model, PromptSizes(tokens=2)).load_prompts(tmp_path)
     with pytest.raises(ValueError, match="holds no prompts alone"):
-        model.load_prompts(tmp_path / "nothing")
+        model.load_prompts(tmp_path.parent)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "renamed", "no weights", "no base"])
