@@ -3,6 +3,7 @@
 from robust_clip.adaptation import FullFineTuning, LoRA, PeftMethod, Prompts
 from robust_clip.attacks import (
     APGD,
+    DLR,
     FAB,
     FGSM,
     LEAF,
@@ -14,8 +15,11 @@ from robust_clip.attacks import (
     CarliniWagner,
     Charmer,
     CoAttack,
+    CrossEntropy,
+    Margin,
     Square,
     WordList,
+    sample_generators,
 )
 from robust_clip.evaluation import (
     Protocol,
@@ -47,6 +51,7 @@ __all__ = [
     "APGD",
     "APT",
     "CAW",
+    "DLR",
     "FAB",
     "FAP",
     "FARE",
@@ -69,9 +74,11 @@ __all__ = [
     "Clean",
     "CoAttack",
     "Contrastive",
+    "CrossEntropy",
     "FullFineTuning",
     "LoRA",
     "MMCoA",
+    "Margin",
     "PeftMethod",
     "PromptedCLIPConfig",
     "PromptedCLIPModel",
@@ -92,6 +99,7 @@ __all__ = [
     "get_protocols",
     "load_checkpoint",
     "packaged_checkpoint",
+    "sample_generators",
     "swap_vision_tower",
     "with_test_time_defence",
 ]

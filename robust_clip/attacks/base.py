@@ -131,7 +131,7 @@ class Attack(ABC):
         pixels: Tensor,
         loss: AttackLoss,
         threat_model: ThreatModel,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator] | None = None,
         *,
         batch_size: int | None = None,
         eot_samples: int = 1,
@@ -146,7 +146,8 @@ class Attack(ABC):
             pixels: Clean images, `(B, 3, H, W)` in [0, 1], float32 or float64.
             loss: Climbed, one value per sample.
             threat_model: Ball and box that hold the result.
-            generators: One CPU generator per sample, see `sample_generators`.
+            generators: One CPU generator per sample, see `sample_generators`; by default fresh ones of seed 0 and the
+                positions in the batch, with which every call, and so every batch, draws the same.
             batch_size: Most samples in one forward pass; all at once by default. Handed more samples than that, an
                 attack refills its batches as samples fall.
             eot_samples: Passes that each gradient is averaged over, for a model whose forward is random.
@@ -158,7 +159,10 @@ class Attack(ABC):
             ValueError: If pixels, generators, forward or loss are not as above.
             FloatingPointError: If a loss or gradient is not finite.
         """
-        _check_inputs(pixels, generators)
+        _check_inputs(pixels, loss)
+        generators = sample_generators(0, range(len(pixels))) if generators is None else generators
+        if len(generators) != len(pixels):
+            raise ValueError(f"one generator per sample is needed, got {len(generators)} for {len(pixels)} samples")
         for name, count in (("batch_size", 1 if batch_size is None else batch_size), ("eot_samples", eot_samples)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
@@ -272,8 +276,10 @@ def sample_generators(seed: int, indices: Iterable[int]) -> list[torch.Generator
     return [torch.Generator().manual_seed(int.from_bytes(digest, "big")) for digest in digests]
 
 
-def _check_inputs(pixels: Tensor, generators: Sequence[torch.Generator]) -> None:
-    """Refuse what would make an attack meaningless: other shapes or ranges, half precision, missing generators."""
+def _check_inputs(pixels: Tensor, loss: AttackLoss) -> None:
+    """Refuse what would make an attack meaningless: other shapes or ranges, half precision, labels without a loss."""
+    if isinstance(loss, Tensor):
+        raise ValueError("a loss is needed, got a tensor; wrap labels: CrossEntropy(labels)")
     if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.numel():
         raise ValueError(f"pixels must be a batch of RGB images, (B, 3, H, W), got {tuple(pixels.shape)}")
     if pixels.dtype not in (torch.float32, torch.float64):
@@ -286,5 +292,3 @@ def _check_inputs(pixels: Tensor, generators: Sequence[torch.Generator]) -> None
         raise ValueError(
             f"pixels must lie in [0, 1], got {low:.4g} to {high:.4g}: attack images as they are before normalisation"
         )
-    if len(generators) != len(pixels):
-        raise ValueError(f"one generator per sample is needed, got {len(generators)} for {len(pixels)} samples")

@@ -134,7 +134,8 @@ def load_masked_lm(path: str) -> MaskedLM:
         model = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32) if tokenizer.mask_token else None
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"cannot load the masked language model {path!r}: {error}; give the path or Hub id of one, or use the "
-            "attack word_list, which needs none"
+            f"cannot load the masked language model {path!r}; give the path or Hub id of one, or use the attack "
+            "word_list or leaf, which need none: as protocols mmcoa_word_list and mmcoa_leaf, and in retrieve "
+            f"--text_attack. ({error})"
         ) from error
     return MaskedLM(tokenizer, model)

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from robust_clip.attacks import (
+    APGD,
     PGD,
     Attack,
     CrossEntropy,
     EmbeddingDistance,
     Margin,
     Problem,
+    Square,
     input_gradient,
     sample_generators,
 )
@@ -26,6 +28,20 @@ def run(forward, pixels, loss=None, attack=None, generators=None):
     loss = CrossEntropy(torch.zeros(len(pixels), dtype=torch.long)) if loss is None else loss
     generators = sample_generators(0, range(len(pixels))) if generators is None else generators
     return (attack or PGD(steps=3))(forward, pixels, loss, LINF, generators)
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=3), APGD(steps=3), Square(queries=5)], ids=repr)
+def test_without_generators_they_are_those_of_seed_zero_each_time(attack, curved_victim, images):
+    victim, pixels, loss = curved_victim(8, 8).eval(), images(3), CrossEntropy(torch.tensor([0, 1, 0]))
+    first, again = (attack(victim, pixels, loss, LINF) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(first, attack(victim, pixels, loss, LINF, sample_generators(0, range(3))))
+    assert not torch.equal(first, attack(victim, pixels, loss, LINF, sample_generators(1, range(3))))
+
+
+def test_labels_are_no_loss(linear_victim, images):
+    with pytest.raises(ValueError, match=r"wrap labels: CrossEntropy\(labels\)"):
+        PGD()(linear_victim(8, 8), images(2), torch.tensor([0, 1]), LINF)
 
 
 def test_gradient_of_a_sample_does_not_depend_on_the_batch_size(curved_victim, images):

@@ -185,7 +185,7 @@ def test_mistakes_are_answered_before_the_model_is_loaded(command, coloured_fold
         (["--attack", "image", "--epsilon", "4/255", "--image_attack", "auto_attack"], "looks for another class"),
         (["--attack", "text", "--text_attack", "nope"], "Unknown text_attack 'nope'; known: bert_attack"),
         (["--attack", "text", "--masked_lm", str(tmp_path)], "has no mask token"),
-        (["--attack", "text", "--masked_lm", "nowhere"], "use the attack word_list, which needs none"),
+        (["--attack", "text", "--masked_lm", "nowhere"], "use the attack word_list or leaf, which need none"),
         (["--attack", "text", *leaf, "--masked_lm", "x"], "--masked_lm is for bert_attack, and the text attack is le"),
         (["--attack", "text", *leaf, "--changes", "0"], "LEAF edits must be an integer >= 1, got 0"),
         (["--attack", "text", *leaf, "--epsilon", "4/255"], "--epsilon is for an attack on images, and the attack is"),

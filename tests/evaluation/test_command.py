@@ -76,6 +76,11 @@ def test_a_model_that_is_not_there_is_refused_before_data_are_read(command, monk
         command("--model", "nano_clipp")
 
 
+def test_without_the_masked_language_model_the_protocols_that_need_none_are_named(command):
+    with pytest.raises(ValueError, match="'nobody/bert'; .* mmcoa_word_list and mmcoa_leaf"):
+        command("--protocol", "mmcoa", "--masked_lm", "nobody/bert")
+
+
 def test_attacks_climb_the_objective_that_is_named(command, capsys, trained_checkpoint):
     def rows(*objective):
         command("--protocol", "pgd20,tecoa_aa", *ADAPTED, "--format", "json", *objective)
