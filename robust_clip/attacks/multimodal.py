@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robust_clip.attacks.base import Attack, Forward, eval_mode
+from robust_clip.attacks.base import Attack, Forward, eval_mode, sample_generators
 from robust_clip.attacks.bert_attack import BERTAttack
 from robust_clip.attacks.embedding import JointDivergence, SetDissimilarity
 from robust_clip.attacks.pgd import PGD
@@ -81,7 +81,7 @@ class MultimodalAttack(ABC):
         pixels: Tensor,
         texts: Sequence[Sequence[str]],
         threat_model: ThreatModel,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator] | None = None,
         *,
         seed: int = 0,
         batch_size: int | None = None,
@@ -96,7 +96,7 @@ class MultimodalAttack(ABC):
             pixels: Clean images, `(B, 3, H, W)` in [0, 1], float32 or float64.
             texts: For each image its captions, at least one.
             threat_model: Ball and box that hold the images; how far captions may go is the text attack's affair.
-            generators: One CPU generator per image, see `sample_generators`.
+            generators: One CPU generator per image, see `sample_generators`; by default of `seed` and the positions.
             seed: Of the text attack's random numbers.
             batch_size: Most images in one forward pass, the views of an image counted as one; all at once by default.
 
@@ -107,6 +107,7 @@ class MultimodalAttack(ABC):
             ValueError: If images, captions and generators are not equally many, or anything else is not as above.
             FloatingPointError: If a loss, score or gradient is not finite.
         """
+        generators = sample_generators(seed, range(len(pixels))) if generators is None else generators
         if not len(pixels) == len(texts) == len(generators):
             raise ValueError(
                 "each image needs its captions and its generator, got "

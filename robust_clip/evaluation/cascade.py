@@ -119,6 +119,9 @@ class Cascade:
         return pixels, logits.argmax(dim=1).tolist()
 
     def _attack(self, run: AttackRun, threat_model: ThreatModel, pixels: Tensor, pool: list[Candidate]) -> Tensor:
+        if threat_model.epsilon == 0:
+            # Nowhere to go. The battery of checks does without this: that an attack goes nowhere is for it to find.
+            return pixels
         labels = torch.tensor([candidate.label for candidate in pool], device=pixels.device)
         rows = [candidate.sample.index for candidate in pool]
         how = {"generators": sample_generators(self.seed, rows), "batch_size": self.batch_size}

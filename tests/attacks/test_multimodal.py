@@ -122,6 +122,7 @@ def test_images_stay_in_the_ball_and_captions_with_their_images(attack, texts, t
 def test_results_depend_on_seed_and_sample_alone(attack, texts, tower, images):
     pixels = images(4)
     together, captions = run(attack, tower, pixels, texts)
+    assert torch.equal(attack(tower, BagEncoder(words), pixels, texts, THREATS[0])[0], together)
     for rows in ([2], [3, 0], [1, 2, 3]):
         alone, found = run(attack, tower, pixels, texts, rows=rows)
         assert torch.equal(alone, together[rows])

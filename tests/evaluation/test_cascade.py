@@ -1,6 +1,6 @@
 """Which images meet which attack, and in what company."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -85,6 +85,18 @@ def test_what_stood_up_to_an_attack_is_known_before_the_next():
     first, second = (samples for samples in stages.drain() if samples)
     assert first == [Sample(0, 1, 1, 1, withstood=1), Sample(1, 1, 1, 1, withstood=1)]
     assert second[0].broken_by == "2-shift-cross_entropy"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_nothing_is_searched_where_nothing_is_allowed(norm):
+    """And every sample still is where a search that goes nowhere would leave it."""
+    weak, strong = Shift(0.0), Shift(0.0)
+    stages = cascade(weak, strong, batch_size=8)
+    allowed = replace(stages.bench.protocol, threat_model=ThreatModel(norm, 0))
+    stages = Cascade(replace(stages.bench, protocol=allowed), seed=0, batch_size=8)
+    list(stages.feed(candidates(0.4, 0.9)))
+    assert fates(stages.drain()) == [Sample(0, 1, 0), Sample(1, 1, 1, 1, withstood=2)]
+    assert weak.sizes == strong.sizes == []
 
 
 def test_an_image_enters_where_it_was_left():

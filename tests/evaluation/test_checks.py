@@ -211,6 +211,20 @@ def test_an_attack_weaker_than_noise_is_found():
     assert any("random noise of the same size breaks" in found for found in battery(tried))
 
 
+def test_attacks_are_tried_where_nothing_is_allowed():
+    """An evaluation leaves such a search out, and the check of what it finds must not."""
+    radii = []
+
+    @dataclass(frozen=True)
+    class Watched(PGD):
+        def search(self, problem):
+            radii.append(problem.threat_model.epsilon)
+            return super().search(problem)
+
+    battery(probe(run=AttackRun(Watched(steps=1)), n=8))
+    assert 0 in radii
+
+
 def test_pixels_that_move_at_epsilon_zero_are_found():
     class Counting(Classifier):
         """Changes its mind with every call, as a model that learns at test time may."""
