@@ -41,12 +41,13 @@ def load_image_dataset(
             which needs the whole split.
 
     Raises:
-        ValueError: If `root` is no folder, nothing goes by that name (near ones are named, and the known ones listed),
+        ValueError: If `root` is wanted and no folder, nothing goes by that name (near ones are named, and the known ones listed),
             the split does not exist (those that do are listed), `first` is not positive, or the class names are not as
             many as the row says.
     """
     _check_first(first)
-    require_root(root)
+    if not Path(name_or_path).is_absolute():  # for which there is nothing to look for in a root
+        require_root(root)
     name = next((known for known, row in DATASETS.items() if row.hub_id == name_or_path), name_or_path)
     row = DATASETS.get(name)
     local = next((p.absolute() for p in (Path(root or ".") / name_or_path, Path(name_or_path)) if p.exists()), None)

@@ -50,6 +50,8 @@ def test_root_is_looked_into_before_the_hub(tmp_path, monkeypatch):
     assert dataset.templates == ('a photo of the number: "{}".',)
     monkeypatch.chdir(tmp_path / "mnist")
     assert load_image_dataset(".").name == "mnist"
+    nowhere = str(tmp_path / "nowhere")
+    assert len(load_image_dataset(str(tmp_path / "mnist"), root=nowhere)) == 6  # a whole path needs no root
 
 
 @pytest.mark.parametrize("name", ["mnist", "digits", "owner/name"])
