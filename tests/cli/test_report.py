@@ -18,9 +18,9 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_table_is_put_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "README.md"
-    page.write_text((ROOT / "model_cards" / "README.md").read_text())
+    page.write_text((ROOT / "model_cards" / "tecoa.md").read_text())
     assert main(["report", str(ROWS), "--into", str(page)]) == 0
-    assert page.read_text() == (ROOT / "model_cards" / "README.md").read_text()
+    assert page.read_text() == (ROOT / "model_cards" / "tecoa.md").read_text()
     assert capsys.readouterr().out == f"Wrote the table into {page}.\n"
 
 
