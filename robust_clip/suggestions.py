@@ -18,7 +18,7 @@ def nearest(name: object, known: Iterable[str], most: int = 1) -> list[str]:
 
 
 def instead(name: object, known: Iterable[str], called: str = "allowed") -> str:
-    """How a sentence about an unknown name ends: with the one that was meant, or with all that there are.
+    """How a sentence about an unknown name ends: with the one that was meant, if one is near, and all that there are.
 
     Args:
         name: That is unknown.
@@ -26,8 +26,9 @@ def instead(name: object, known: Iterable[str], called: str = "allowed") -> str:
         called: What the list is called.
 
     >>> instead("max_step", ["max_steps", "seed"]), instead("colour", ["max_steps", "seed"])
-    ('; did you mean max_steps?', '; allowed: max_steps, seed.')
+    ('; did you mean max_steps? Allowed: max_steps, seed.', '; allowed: max_steps, seed.')
     """
     listed = list(known)
     near = nearest(name, listed)
-    return f"; did you mean {near[0]}?" if near else f"; {called}: {', '.join(listed)}."
+    names = f"{', '.join(listed)}."
+    return f"; did you mean {near[0]}? {called.capitalize()}: {names}" if near else f"; {called}: {names}"

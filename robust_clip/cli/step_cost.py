@@ -17,19 +17,21 @@ class StepCost:
         model: A size of `SIZES` or a checkpoint.
         objective: Its name.
         attack: On images, as a reader would call it.
+        text_attack: On texts; `None` for none.
         adaptation: What learns; `None` for the objective's own towers.
         classes: Number of class prompts.
         batch_size: Images in a step.
         device: And its number of threads.
         precision: `fp32`, or `bf16` under autocast.
         repeats: Timed steps, of which medians are taken.
-        version: Of this package.
+        version: Of this package, with the commit where there is one.
         clean_seconds: Of a clean step.
         seconds: Of the objective's step, attacks included.
         text_attack_seconds: Of that, the attack on texts.
         ratio: Median of the step without the attack on texts, in clean steps.
         floor: Least that it can be, by `step_floor`.
-        clean_peak_mib: Peak memory of a clean step, allocated on the GPU or resident on a CPU.
+        clean_peak_mib: Peak memory of a clean step, allocated on the GPU or resident on a CPU; there of a process that
+            gives back what it frees, which glibc by itself does not.
         peak_mib: That of the objective's.
         learning: Number of weights that learn.
         saved_bytes: Of the weights that a training saves.
@@ -38,6 +40,7 @@ class StepCost:
     model: str
     objective: str
     attack: str
+    text_attack: str | None
     adaptation: str | None
     classes: int
     batch_size: int
@@ -67,9 +70,10 @@ class StepCost:
             f"clean step        {self.clean_seconds:8.3f} s",
             f"{own:<11} step  {self.seconds:8.3f} s   {self.batch_size / self.seconds:.1f} images/s",
         ]
-        if self.text_attack_seconds:
+        if self.text_attack:
             share = self.text_attack_seconds / self.seconds
-            lines.append(f"attack on texts   {self.text_attack_seconds:8.3f} s   {share:.1%} of the step, not below")
+            told = f"{self.text_attack}, {share:.1%} of the step, not below"
+            lines.append(f"attack on texts   {self.text_attack_seconds:8.3f} s   {told}")
         times, memory = self.ratio / self.floor, self.peak_mib / self.clean_peak_mib
         lines += [
             f"ratio             {self.ratio:8.3f}",
@@ -116,7 +120,7 @@ def _cells(cost: StepCost) -> tuple[str, ...]:
         f"{cost.ratio:.2f}",
         f"{cost.floor:.2f}",
         f"{cost.ratio / cost.floor:.2f}",
-        f"{share:.0%}" if share else "",
+        f"{cost.text_attack}: {share:.0%}" if cost.text_attack else "",
         f"{cost.peak_mib:.0f}",
         f"{cost.peak_mib / cost.clean_peak_mib:.2f}",
         f"{cost.learning:,}",

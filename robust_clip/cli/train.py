@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
         _train(sections, recipe, args.resume)
     if sections.training.process_index == 0:
         told = f"{folder} holds this run to its end: nothing is left to do." if done else f"Wrote {folder}."
-        sys.stdout.write(f"{told} Measure the model, such as by: {_evaluate_command(sections, folder)}\n")
+        command = _evaluate_command(sections, folder)
+        sys.stdout.write(told + (f" Measure the model, such as by: {command}\n" if command else "\n"))
     return 0
 
 
@@ -80,7 +81,13 @@ def _require_same(recipe: dict[str, dict[str, Any]], folder: Path) -> None:
 
 
 def _evaluate_command(sections: Sections, folder: Path) -> str:
-    """Measures the model on the test split of what it was trained on, under what it was trained against."""
+    """Measures the model on the test split of what it was trained on, under what it was trained against.
+
+    Empty for what was trained on captions, and for a model that knows certain classes alone.
+    """
+    known = getattr(sections.adaptation, "per_class", False) or getattr(sections.adaptation, "class_residuals", False)
+    if sections.objective.needs_captions or known:
+        return ""
     data, threat_model = sections.data, sections.threat_model
     words = ["robust-clip", "evaluate", "--model", str(folder)]
     words += ["--datasets", data.name if isinstance(data.name, str) else ",".join(data.name)]

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from accelerate.utils import patch_environment, tqdm
 from robust_clip.adaptation import ADAPTATIONS, Adaptation, FullFineTuning
 from robust_clip.attacks import TEXT_ATTACKS
 from robust_clip.data import ImageDataset
+from robust_clip.evaluation.records import OURS, library_versions
 from robust_clip.models import embed_texts, fill_templates, load_checkpoint
 from robust_clip.models.scratch import build_clip
 from robust_clip.objectives import OBJECTIVES, Clean, Objective
@@ -51,26 +51,26 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-
 def measure(args: argparse.Namespace) -> StepCost:
     """What the step costs that the options of `robust-clip benchmark` name."""
     objective, attack = OBJECTIVES[args.objective](), choose_attack(args.attack, args.steps, pgd_steps=2)
     times = _step_times(args, objective)
     clean_s, own_s, text_s, prompts_s, text_attack_s = map(statistics.median, zip(*times, strict=True))
-    whole = isinstance(_adaptation(args), FullFineTuning | None)
-    clean, own = (_memory(args, name) for name in ("clean", args.objective))
+    whole = isinstance(_chosen(args.adaptation), FullFineTuning | None)
+    clean, own = _memory(args, "clean"), _memory(args, args.objective, args.adaptation)
     steps = f"{args.attack} with {attack.steps} step(s)" if hasattr(attack, "steps") else args.attack
     return StepCost(
         model=Path(args.model).name,
         objective=args.objective,
         attack=steps if objective.needs_attack else NO_ATTACK,
+        text_attack=args.text_attack if objective.needs_text_attack else None,
         adaptation=args.adaptation,
         classes=args.classes,
         batch_size=args.batch_size,
         device=_device(),
         precision="bf16" if args.bf16 else "fp32",
         repeats=args.repeats,
-        version=version("robust-clip"),
+        version=library_versions()[OURS],
         clean_seconds=clean_s,
         seconds=own_s,
         text_attack_seconds=text_attack_s,
@@ -94,7 +94,7 @@ def _step_times(args: argparse.Namespace, objective: Objective) -> list[tuple[fl
     """
     times = []
     with tempfile.TemporaryDirectory(prefix="robust-clip-benchmark-") as folder:
-        clean, own = (Step(args, each, folder) for each in (Clean(), objective))
+        clean, own = Step(args, Clean(), folder), Step(args, objective, folder, _chosen(args.adaptation))
         parts = (clean, own, own.encode_texts, own.encode_prompts)
         for step in parts:  # the first is slower: memory is allocated, kernels are chosen
             step()
@@ -107,11 +107,11 @@ def _step_times(args: argparse.Namespace, objective: Objective) -> list[tuple[fl
 
 def check_adaptation(args: argparse.Namespace) -> None:
     """Refuses an adaptation that does not exist, before anything is measured."""
-    _adaptation(args)
+    _chosen(args.adaptation)
 
 
-def _adaptation(args: argparse.Namespace) -> Adaptation | None:
-    return choose("adaptation", ADAPTATIONS, read_section("adaptation", args.adaptation)) if args.adaptation else None
+def _chosen(adaptation: str | None) -> Adaptation | None:
+    return choose("adaptation", ADAPTATIONS, read_section("adaptation", adaptation)) if adaptation else None
 
 
 def step_floor(
@@ -144,9 +144,12 @@ class Step:
         args: Of the command.
         objective: What is trained.
         folder: For the Trainer's use.
+        adaptation: What learns; by default the objective's towers.
     """
 
-    def __init__(self, args: argparse.Namespace, objective: Objective, folder: str) -> None:
+    def __init__(
+        self, args: argparse.Namespace, objective: Objective, folder: str, adaptation: Adaptation | None = None
+    ) -> None:
         names = [f"class {number}" for number in range(args.classes)]
         torch.manual_seed(0)
         if args.model in SIZES:
@@ -160,7 +163,7 @@ class Step:
             attack=choose_attack(args.attack, args.steps, pgd_steps=2) if objective.needs_attack else None,
             threat_model=ThreatModel("linf", args.epsilon) if objective.needs_attack else None,
             text_attack=TEXT_ATTACKS[args.text_attack]() if objective.needs_text_attack else None,
-            adaptation=None if isinstance(objective, Clean) else _adaptation(args),
+            adaptation=adaptation,
             train_dataset=_labels_only(names),
             processing_class=processor,
         )
@@ -220,17 +223,17 @@ class Memory:
     saved_bytes: int
 
 
-def _memory(args: argparse.Namespace, objective: str) -> Memory:
+def _memory(args: argparse.Namespace, objective: str, adaptation: str | None = None) -> Memory:
     """In a fresh process, whose peak is that of the steps and of nothing else."""
     # By itself glibc keeps what is freed, half of the peak here; it reads this when a process begins.
     fresh = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     with patch_environment(malloc_mmap_threshold_=2**16), fresh as pool:
-        return pool.submit(_memory_of_two_steps, args, objective).result()
+        return pool.submit(_memory_of_two_steps, args, objective, adaptation).result()
 
 
-def _memory_of_two_steps(args: argparse.Namespace, objective: str) -> Memory:
+def _memory_of_two_steps(args: argparse.Namespace, objective: str, adaptation: str | None) -> Memory:
     with tempfile.TemporaryDirectory(prefix="robust-clip-benchmark-") as folder:
-        step = Step(args, OBJECTIVES[objective](), folder)
+        step = Step(args, OBJECTIVES[objective](), folder, _chosen(adaptation))
         step()
         step()
         peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _resident_peak()

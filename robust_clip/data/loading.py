@@ -41,9 +41,9 @@ def load_image_dataset(
             which needs the whole split.
 
     Raises:
-        ValueError: If `root` is wanted and no folder, nothing goes by that name (near ones are named, and the known ones listed),
-            the split does not exist (those that do are listed), `first` is not positive, or the class names are not as
-            many as the row says.
+        ValueError: If `root` is wanted and no folder, nothing goes by that name (near ones are named, and the known
+            ones listed), the split does not exist (those that do are listed), `first` is not positive, or the class
+            names are not as many as the row says.
     """
     _check_first(first)
     if not Path(name_or_path).is_absolute():  # for which there is nothing to look for in a root

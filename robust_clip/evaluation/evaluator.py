@@ -24,7 +24,7 @@ from .checks import Probe, battery, checked_samples, quick_checks
 from .gallery import Gallery
 from .processes import Progress, on_main, process_state
 from .protocol import Protocol
-from .records import Row, Sample, latest
+from .records import Row, Sample, latest, library_versions
 from .revision import readable_id, weights_revision
 from .run_folder import advice
 from .sampling import choose_rows
@@ -214,6 +214,7 @@ def _open(
     store: RecordStore | None, identity: dict[str, Any], resume: bool
 ) -> tuple[Row | None, list[Sample], float, bool]:
     """A finished row, or the samples and seconds of an interrupted run; and whether the battery is yet to be run."""
+    library_versions()  # reads the commit, which may be another one by the time that the row is written
     if store is None:
         return None, [], 0.0, True
     row = store.begin(identity, resume)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from robust_clip.models import CONTEXT_TEMPLATE
 from robust_clip.threat_model import format_size
 
 from .records import OURS, Row, percent
@@ -211,7 +212,9 @@ def _measure(row: Row) -> str:
     if text := protocol.get("text_attack"):
         language_model = text["parameters"].get("masked_lm")
         attacked.append(f"texts by {text['attack']}" + (f" with {language_model}" if language_model else ""))
-    how = [f"{protocol['resolution']} grid", f"{protocol['templates']} templates", protocol["precision"]]
+    learned = list(row.dataset["templates"]) == [CONTEXT_TEMPLATE]
+    words = "learned context" if learned else f"{protocol['templates']} templates"
+    how = [f"{protocol['resolution']} grid", words, protocol["precision"]]
     how += [f"temperature {protocol['temperature']:g}"] if protocol.get("temperature") is not None else []
     how += ["compiled"] if protocol.get("compiled") else []
     how += [f"objective {protocol['objective']}"] if protocol.get("objective") else []

@@ -105,6 +105,7 @@ def render_card(
         record=record,
         base=origin.base_model or "BASE",
         packaged=origin.base_model in PACKAGED,
+        comes_along=title in PACKAGED,
         trained=record.get("threat model"),
         summary=_summary(origin, measured=bool(rows)),
         notes=notes,

@@ -50,7 +50,7 @@ def require_checkpoint(
             had there.
     """
     # Not at the top: the room of the Hub is built on this one.
-    from robust_clip.hub.convert import needs_conversion
+    from robust_clip.hub.convert import WEIGHT_SUFFIXES, needs_conversion
 
     name = str(name)
     if Path(packaged_checkpoint(name)).exists():
@@ -59,9 +59,9 @@ def require_checkpoint(
     repository = f"{owner}/{rest[0]}" if rest else owner
     if len(rest) == 1 and _in_cache(repository, cache_dir):
         return
-    if name.startswith((".", "/", "~")) or (rest and Path(name).parent.is_dir()):
-        escape = f"; for the one of the Hub write hf-hub:{name}" if len(rest) == 1 and name[0] not in "./~" else ""
-        raise _missing(name, f"no such folder{escape}")
+    in_folder = len(rest) > 1 or name.endswith(WEIGHT_SUFFIXES)
+    if name.startswith((".", "/", "~")) or (rest and in_folder and Path(name).parent.is_dir()):
+        raise _missing(name, "no such folder")
     if len(rest) != 1:
         if not needs_conversion(name):
             raise _missing(name, "no such folder")

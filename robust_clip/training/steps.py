@@ -144,6 +144,10 @@ def check_compatible(
             )
         if not trained and tower in adaptation.towers:
             raise ValueError(f"{name} keeps the {tower} tower frozen; take {tower} out of adaptation.towers.")
+    if getattr(adaptation, "class_residuals", False) and (objective.needs_text_attack or objective.needs_captions):
+        raise ValueError(
+            f"{name} trains on texts that are no class prompts, and class_residuals know nothing else; leave them out."
+        )
     if objective.needs_random_start and getattr(attack, "random_start", True) is False:
         raise ValueError(f"What {name}'s attack climbs is flat at the clean image: set random_start of the attack.")
     if attack is not None and threat_model is not None:

@@ -21,7 +21,7 @@ def test_benchmark_prints_ratio_and_floor(tiny_checkpoint: Path, capsys: pytest.
 
 
 def test_figures_are_kept_and_rendered(tiny_checkpoint: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(training_step, "_memory", lambda args, objective: training_step.Memory(2.0, 12345, 2_500_000))
+    monkeypatch.setattr(training_step, "_memory", lambda *_: training_step.Memory(2.0, 12345, 2_500_000))
     small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "4", "--repeats", "1"]
     for objective in ("tecoa", "clean"):
         assert main(["benchmark", *small, "--objective", objective, "--out", str(tmp_path / f"{objective}.json")]) == 0
@@ -56,7 +56,7 @@ def test_what_cannot_be_rendered_is_refused(tmp_path: Path, capsys) -> None:
 def test_benchmark_says_what_it_measured(
     options: list[str], described: str, tiny_checkpoint: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training_step, "_memory", lambda args, objective: training_step.Memory(1.0, 1, 1))
+    monkeypatch.setattr(training_step, "_memory", lambda *_: training_step.Memory(1.0, 1, 1))
     small = ["--model", str(tiny_checkpoint), "--classes", "3", "--batch_size", "2", "--repeats", "1"]
     assert main(["benchmark", *small, *options]) == 0
     assert capsys.readouterr().out.startswith(described)

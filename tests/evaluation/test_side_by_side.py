@@ -153,3 +153,10 @@ def test_a_name_stands_for_one_data_set(row, field):
     other = row(model={"id": "b", "revision": "b"}, dataset=row().dataset | {field: "another"})
     with pytest.raises(ValueError, match=r"coloured stands for two data sets.*another"):
         table_of([row(), other])
+
+
+def test_class_names_in_a_learned_context_are_not_compared_with_sentences(counted, row):
+    plain = counted("full", "mnist", "1/255", clean=60, robust=40)
+    learned = replace(plain, model={"id": "context", "revision": "a"}, dataset=plain.dataset | {"templates": ["{}."]})
+    told = ["learned context" in measure for measure in group_rows([plain, learned])]
+    assert told == [False, True]

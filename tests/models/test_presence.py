@@ -15,7 +15,7 @@ def no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(presence, "_ask", lambda *_: pytest.fail("the Hub was asked"))
 
 
-PATHS = ["./x", "../x/y", "/no/such/x", "~/x", "out/x", "out/x/y", "a/b/c", "a/b/model.onnx", "out/fare_eps_2.pt"]
+PATHS = ["./x", "../x/y", "/no/such/x", "~/x", "out/x/y", "a/b/c", "a/b/model.onnx", "out/fare_eps_2.pt"]
 
 
 @pytest.mark.parametrize("load", [require_checkpoint, load_checkpoint, RobustCLIPModel.from_pretrained])
@@ -35,8 +35,8 @@ def test_a_misspelt_packaged_checkpoint_is_named(no_hub):
 
 
 def test_prompts_of_nowhere_are_refused_too(no_hub):
-    with pytest.raises(ValueError, match="No checkpoint 'out/prompts': no such folder"):
-        PromptedCLIPModel.from_pretrained("out/prompts")
+    with pytest.raises(ValueError, match="No checkpoint './prompts': no such folder"):
+        PromptedCLIPModel.from_pretrained("./prompts")
 
 
 def test_what_is_there_or_known_is_let_pass(no_hub, tiny_checkpoint, monkeypatch):
@@ -60,8 +60,12 @@ def test_what_the_hub_may_have_is_asked_for_unless_it_is_in_the_cache(name, no_h
     assert len(asked) == 1
 
 
-def test_a_hub_id_in_the_cache_may_be_called_as_a_folder_is(no_hub, tmp_path):
+def test_a_hub_id_may_begin_as_a_folder_does(no_hub, tmp_path, monkeypatch):
+    """As transformers has it: what is no folder is asked of the Hub."""
+    asked = []
+    monkeypatch.setattr(presence, "_ask", lambda *what: asked.append(what[0]))
+    require_checkpoint("out/other", cache_dir=tmp_path)
+    assert asked == ["out/other"]
     (tmp_path / "models--out--name" / "snapshots").mkdir(parents=True)
     require_checkpoint("out/name", cache_dir=tmp_path)
-    with pytest.raises(ValueError, match="no such folder; for the one of the Hub write hf-hub:out/other"):
-        require_checkpoint("out/other", cache_dir=tmp_path)
+    assert asked == ["out/other"]
