@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.utils import cached_file
 
-from .checkpoint_files import WEIGHT_SUFFIXES, find_files, sha256
+from .checkpoint_files import WEIGHT_SUFFIXES as WEIGHT_SUFFIXES
+from .checkpoint_files import find_files, sha256
 from .open_clip_config import write_open_clip
 from .open_clip_names import name_table, to_open_clip
 from .processor import load_processor
