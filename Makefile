@@ -17,7 +17,7 @@ quickstart: $(RUNS)
 	$(VENV)/bin/robust-clip train recipes/quickstart.yaml
 
 test: $(CHECKS)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(CHECKS)
 	$(VENV)/bin/ruff check .

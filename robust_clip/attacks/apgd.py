@@ -11,7 +11,7 @@ from torch import Tensor
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.losses import labels_of
-from robust_clip.attacks.targets import rank_wrong_classes
+from robust_clip.attacks.targets import first_fooled, rank_wrong_classes, side_by_side
 from robust_clip.paper import Paper
 
 _MOMENTUM = 0.75  # weight of the new direction; the rest is the step before
@@ -25,8 +25,9 @@ class APGD(Attack):
     and the step may halve at `checkpoints`. A sample leaves the search with the first iterate that fools the loss, and
     does so again at a second look; one that stands to the end is returned as the iterate of highest loss.
 
-    The targeted form drives each sample, one search after another, to the most likely wrong classes of its clean
-    image. Finding them costs one forward pass, and a sample that is misclassified there is returned as it is.
+    The targeted form drives each sample to one after the other of the most likely wrong classes of its clean image,
+    and to several at once where too few samples stand to fill a batch. Finding these classes costs one forward pass,
+    and a sample that is misclassified there is returned as it is.
 
     Differs from the authors' code: a start is drawn from the whole ball, for linf uniformly (theirs is stretched until
     one pixel is epsilon away) and for l2 with a uniform radius (theirs is on the sphere); the l2 projection is the
@@ -85,33 +86,38 @@ class APGD(Attack):
         Raises:
             ValueError: If the targeted form is run on a loss without one, or with more targets than wrong classes.
         """
-        adversarial = problem.pixels.clone()
-        left = torch.arange(len(adversarial), device=adversarial.device)
         if self.targets is None:
-            self._climb_from_starts(problem, left, adversarial)
-            return adversarial
+            return self._climb_from_starts(problem)[0]
+        adversarial = problem.pixels.clone()
         ranking, fooled = self._rank_classes(problem)
-        left = left[~fooled]
-        for target in range(self.targets):
-            if not len(left):
-                break
-            attempt = problem[left]
-            attempt = replace(attempt, loss=attempt.loss.towards(ranking[left, target]))
-            left = self._climb_from_starts(attempt, left, adversarial)
+        left = (~fooled).nonzero().flatten()
+        target = 0
+        while target < self.targets and len(left):
+            count = side_by_side(self.targets - target, len(left), problem.batch_size, self.restarts)
+            attempt = problem[left.repeat(count)]
+            aims = ranking[left, target : target + count].T.flatten()
+            ends, fooled = self._climb_from_starts(replace(attempt, loss=attempt.loss.towards(aims)))
+            ends, fooled = ends.unflatten(0, (count, -1)), fooled.view(count, -1)
+            adversarial[left] = ends[first_fooled(fooled, count - 1), torch.arange(len(left), device=left.device)]
+            left = left[~fooled.any(dim=0)]
+            target += count
         return adversarial
 
-    def _climb_from_starts(self, problem: Problem, rows: Tensor, adversarial: Tensor) -> Tensor:
-        """Write the end of each sample of `problem` to its row of `adversarial`; gives the rows that still stand."""
-        highest = torch.full((len(rows),), -math.inf, device=rows.device)
-        left = torch.arange(len(rows), device=rows.device)
+    def _climb_from_starts(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """The end of each sample of `problem`, `(B, 3, H, W)`, and whether it fools, `(B,)`."""
+        ends = problem.pixels.clone()
+        left = torch.arange(len(ends), device=ends.device)
+        highest = torch.full((len(ends),), -math.inf, device=ends.device)
+        broken = torch.zeros_like(highest, dtype=torch.bool)
         for _ in range(self.restarts):
             end, losses, fooled = _climb(problem[left], self.steps, self.rho)
             better = fooled | (losses > highest[left])
-            adversarial[rows[left[better]]], highest[left[better]] = end[better], losses[better]
+            ends[left[better]], highest[left[better]] = end[better], losses[better]
+            broken[left[fooled]] = True
             left = left[~fooled]
             if not len(left):
                 break
-        return rows[left]
+        return ends, broken
 
     def _rank_classes(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Wrong classes of each clean image, `(B, C - 1)`, most likely first, and whether it is misclassified."""

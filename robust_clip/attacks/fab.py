@@ -11,7 +11,7 @@ from torch import Tensor
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.losses import AttackLoss, labels_of
-from robust_clip.attacks.targets import rank_wrong_classes
+from robust_clip.attacks.targets import first_fooled, rank_wrong_classes, side_by_side
 from robust_clip.paper import Paper
 
 PACKAGE_NORMS = {"linf": "Linf", "l2": "L2"}
@@ -35,8 +35,9 @@ class FAB(Attack):
 
     Args:
         steps: Steps of one search.
-        targets: How many wrong classes are aimed at, one search after another, in the order of their logits on the
-            clean image; None for the untargeted form, whose every step takes the gradients of all classes.
+        targets: How many wrong classes are aimed at, in the order of their logits on the clean image: one after the
+            other, and several at once where too few samples stand to fill a batch; None for the untargeted form, whose
+            every step takes the gradients of all classes.
         restarts: Searches for each target: the first from the clean image, the others from random points half an
             epsilon away.
 
@@ -85,7 +86,7 @@ class FAB(Attack):
         _package()
 
     def search(self, problem: Problem) -> Tensor:
-        """Aim at one target after the other.
+        """Aim at target after target.
 
         Raises:
             ValueError: If the loss has no labels, or there are more targets than wrong classes.
@@ -103,19 +104,24 @@ class FAB(Attack):
                 f"{logits.shape[1] - 1} are wrong; use fewer targets"
             )
         highest = problem.loss(logits)
-        standing = ~problem.confirm(best, logits.argmax(dim=1) != labels)
-        for rank in range(searches):
-            classes = ranking[:, rank : rank + 1] if self.targets else ranking
+        fallen = problem.confirm(best, logits.argmax(dim=1) != labels)
+        rank = 0
+        while rank < searches:
             for restart in range(self.restarts):
-                left = standing.nonzero().flatten()
+                left = (~fallen).nonzero().flatten()
                 if not len(left):
                     return best
+                count = side_by_side(searches - rank, len(left), problem.batch_size, self.restarts)
                 for rows in left.split(problem.batch_size or len(left)):
-                    search = _Search(problem[rows], labels[rows], classes[rows])
-                    ends, losses, fooled = search.run(self.steps, random_start=restart > 0)
-                    better = fooled | (losses > highest[rows])
-                    best[rows[better]], highest[rows[better]] = ends[better], losses[better]
-                    standing[rows] = ~fooled
+                    copies = rows.repeat(count)
+                    classes = ranking[rows, rank : rank + count].T.reshape(-1, 1) if self.targets else ranking[rows]
+                    found = _Search(problem[copies], labels[copies], classes).run(self.steps, random_start=restart > 0)
+                    ends, losses, fooled = (each.unflatten(0, (count, -1)) for each in found)
+                    chosen = first_fooled(fooled, losses.argmax(dim=0)), torch.arange(len(rows), device=rows.device)
+                    better = fooled[chosen] | (losses[chosen] > highest[rows])
+                    best[rows[better]], highest[rows[better]] = ends[chosen][better], losses[chosen][better]
+                    fallen[rows] = fooled[chosen]
+            rank += count
         return best
 
 

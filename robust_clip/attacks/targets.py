@@ -21,3 +21,31 @@ def rank_wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """
     first = logits.scatter(1, labels.unsqueeze(1), torch.inf)
     return first.argsort(dim=1, descending=True, stable=True)[:, 1:]
+
+
+def side_by_side(targets: int, standing: int, batch_size: int | None, restarts: int) -> int:
+    """How many targets to search for at once: as many as fill a batch, so that few survivors do not leave it empty.
+
+    They find what searches one after the other would find, as long as each search draws no more than one start.
+
+    Args:
+        targets: That are left to be tried.
+        standing: Samples that are left.
+        batch_size: Most samples in one forward pass; without one there is nothing to fill.
+        restarts: Of each search.
+
+    Example:
+        >>> side_by_side(9, 14, 64, 1), side_by_side(2, 14, 64, 1), side_by_side(9, 60, 64, 1)
+        (4, 2, 1)
+    """
+    return max(1, min(targets, (batch_size or 0) // standing)) if restarts == 1 else 1
+
+
+def first_fooled(fooled: Tensor, otherwise: Tensor | int) -> Tensor:
+    """Which of K searches beside each other gives a sample its image, `(B,)`.
+
+    Args:
+        fooled: `(K, B)`.
+        otherwise: Of the samples that none fooled, `(B,)`.
+    """
+    return torch.where(fooled.any(dim=0), fooled.int().argmax(dim=0), otherwise)

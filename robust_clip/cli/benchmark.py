@@ -8,10 +8,10 @@ from typing import Any
 
 from robust_clip.attacks import ATTACKS
 from robust_clip.evaluation.records import write_json
-from robust_clip.evaluation.tables import insert_table
 from robust_clip.objectives import OBJECTIVES
 from robust_clip.threat_model import ThreatModel
 
+from .report import deliver
 from .step_cost import cost_table, read_costs
 from .training_step import SIZES, check_adaptation, measure
 
@@ -19,11 +19,7 @@ from .training_step import SIZES, check_adaptation, measure
 def run(args: argparse.Namespace) -> int:
     """Measures and prints, or renders what was measured before."""
     if args.render:
-        table = cost_table(read_costs(args.render))
-        if args.into:
-            insert_table(args.into, table)
-        else:
-            sys.stdout.write(table + "\n")
+        deliver(cost_table(read_costs(args.render)), args.into)
         return 0
     if args.objective not in OBJECTIVES:
         raise ValueError(f"Unknown objective {args.objective!r}; known: {', '.join(sorted(OBJECTIVES))}.")

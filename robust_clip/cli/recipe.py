@@ -76,7 +76,7 @@ def read_section(section: str, text: str) -> dict[str, Any]:
 def construct(
     section: str, build: Callable[..., T], settings: Mapping[str, Any], renamed: Mapping[str, str] | None = None
 ) -> T:
-    """`build(**settings)`, with an unknown key answered by the one that was meant, else by the list of known ones.
+    """`build(**settings)`, with an unknown key answered by those near it and the list of known ones.
 
     Args:
         section: For error messages.

@@ -16,13 +16,16 @@ def run(args: argparse.Namespace) -> int:
         write_report(read_records(args.rows), args.out)
         sys.stdout.write(f"Wrote {args.out}.\n")
         return 0
-    table = markdown_table(row for folder in args.rows for row in read_rows(folder))
-    if args.into:
-        insert_table(args.into, table)
-        sys.stdout.write(f"Wrote the table into {args.into}.\n")
-    else:
-        sys.stdout.write(table + "\n")
+    deliver(markdown_table(row for folder in args.rows for row in read_rows(folder)), args.into)
     return 0
+
+
+def deliver(table: str, into: Path | None) -> None:
+    """Puts a table between the markers of a Markdown file and says so, or prints it."""
+    if into:
+        insert_table(into, table)
+        table = f"Wrote the table into {into}."
+    sys.stdout.write(f"{table}\n")
 
 
 def add_parser(subparsers: Any) -> None:

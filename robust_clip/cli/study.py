@@ -16,11 +16,13 @@ from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
 from robust_clip.evaluation.method_summary import SEED, summary
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.side_by_side import group_rows
-from robust_clip.evaluation.tables import insert_table, markdown_table, read_rows
+from robust_clip.evaluation.tables import markdown_table, read_rows
 from robust_clip.models import load_checkpoint, packaged_checkpoint
+from robust_clip.suggestions import instead
 from robust_clip.training.resume import is_finished
 
 from .recipe import read_yaml
+from .report import deliver
 from .study_plan import Measurement, Run, StudyPlan
 from .train import train_recipe
 
@@ -30,24 +32,22 @@ _ORIGINAL = "original"
 def run(args: argparse.Namespace) -> int:
     """Trains and measures what is not done yet, then renders; or renders rows that are there."""
     plan = StudyPlan.read(args.study)
-    table = render(read_rows(args.render) if args.render else _rows(args, plan), plan)
-    if args.into:
-        insert_table(args.into, table)
-    else:
-        sys.stdout.write(table + "\n")
+    if args.render and (args.methods or args.root):
+        raise ValueError("--render takes all rows of its folder and reads no data; leave --methods and --root out.")
+    deliver(render(read_rows(args.render) if args.render else _rows(args, plan), plan), args.into)
     return 0
 
 
 def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
     """Those of the methods asked for, of the first seeds first."""
     out = Path(plan.output_dir)
-    measuring = Measuring(args.root, args.batch_size)
-    _claim(out, read_yaml(args.study))
-    rows = _measure_original(plan, measuring, out) if args.methods is None else []
     methods = args.methods or list(plan.methods)
     for method in methods:
         if method not in plan.methods:
-            raise ValueError(f"Unknown method {method!r}; the study has {', '.join(plan.methods)}.")
+            raise ValueError(f"Unknown method {method!r}{instead(method, plan.methods, 'the study has')}")
+    measuring = Measuring(args.root, args.batch_size)
+    _claim(out, read_yaml(args.study))
+    rows = _measure_original(plan, measuring, out) if args.methods is None else []
     choose = cache(partial(_choose, plan, measuring=measuring))
     for method, seed in plan.by_seed(methods):
         trained = plan.run(method, choose(method).learning_rate, seed)

@@ -1,5 +1,6 @@
 """Methods side by side: means over data sets, then over seeds, of rows whose models are named by method and seed."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from .records import Row
 
 # Models of a study are called `tecoa_seed_0_learning_rate_0.0001`.
 SEED = "_seed_"
+
+Measured = tuple[float, float, float]  # an accuracy, and the ends of its interval
 
 
 def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str:
@@ -19,18 +22,19 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
         trained_on: Name of a data set.
 
     Returns:
-        A table in Markdown, in %, with the standard deviation over several seeds of training.
+        A table in Markdown, in %, each with the standard deviation over several seeds of training and the interval
+        that the number of images leaves.
     """
     threats = sorted({_threat(row) for row in rows if row.robust_accuracy is not None}, key=lambda it: (len(it), it))
     others = {row.dataset["name"] for row in rows} - {trained_on}
     sides = {trained_on: {trained_on}, f"mean of {len(others)} others": others}
     columns = [(title, what) for title, names in sides.items() if names for what in ("clean", *threats)]
-    found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[str, dict[str, dict[str, Measured]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         accuracies = found[row.model["id"]]
-        accuracies["clean"][row.dataset["name"]] = row.clean_accuracy
-        if row.robust_accuracy is not None:
-            accuracies[_threat(row)][row.dataset["name"]] = row.robust_accuracy
+        accuracies["clean"][row.dataset["name"]] = (row.clean_accuracy, *row.clean_interval)
+        if row.robust_accuracy is not None and row.robust_interval is not None:
+            accuracies[_threat(row)][row.dataset["name"]] = (row.robust_accuracy, *row.robust_interval)
     lines = [["method", "seeds", *(f"{title}, {what}" for title, what in columns)]]
     lines.append(["---"] * len(lines[0]))
     for method in methods:
@@ -41,18 +45,36 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def mean_with_interval(measured: Sequence[Measured]) -> Measured:
+    """Mean of independent accuracies, and its 95 % interval recovered from theirs.
+
+    The variances on either side are read off the single intervals (MOVER; Zou and Donner 2008, "Construction of
+    confidence limits about effect measures", Statistics in Medicine 27), so that of one accuracy its own is left.
+
+    >>> [round(share, 3) for share in mean_with_interval([(0.5, 0.4, 0.6), (0.0, 0.0, 0.1)])]
+    [0.25, 0.2, 0.321]
+    """
+    mean = statistics.fmean(accuracy for accuracy, _, _ in measured)
+    below = math.hypot(*(accuracy - low for accuracy, low, _ in measured)) / len(measured)
+    above = math.hypot(*(high - accuracy for accuracy, _, high in measured)) / len(measured)
+    return mean, mean - below, mean + above
+
+
 def _threat(row: Row) -> str:
     """What the images are up against: nothing where texts alone are attacked."""
     return row.threat_model or "attacked texts"
 
 
-def _mean(accuracies: dict[str, float], names: set[str]) -> float | None:
+def _mean(accuracies: dict[str, Measured], names: set[str]) -> Measured | None:
     """Of all the data sets, or nothing: a mean over some of them compares with no other."""
-    return statistics.fmean(accuracies[name] for name in names) if names <= accuracies.keys() else None
+    return mean_with_interval([accuracies[name] for name in names]) if names <= accuracies.keys() else None
 
 
-def _spread(accuracies: Sequence[float | None]) -> str:
-    found = [100 * accuracy for accuracy in accuracies if accuracy is not None]
+def _spread(means: Sequence[Measured | None]) -> str:
+    """Over seeds. All see the same images, so that more of them leave the interval as it is."""
+    found = [[100 * share for share in mean] for mean in means if mean is not None]
     if not found:
         return ""
-    return f"{statistics.fmean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
+    accuracy, low, high = map(statistics.fmean, zip(*found, strict=True))
+    deviation = f" ± {statistics.stdev(mean[0] for mean in found):.1f}" if len(found) > 1 else ""
+    return f"{accuracy:.1f}{deviation} [{low:.1f}, {high:.1f}]"

@@ -14,12 +14,23 @@ class ClassTexts:
     Args:
         class_tokens: Pairs of a class name and the lists of token ids, without start and end, that stand for it.
         eos_token_id: Of the text tower.
+
+    Raises:
+        ValueError: If the tokens of two classes are the same, so that no text tells them apart.
     """
 
     def __init__(self, class_tokens: Sequence[Sequence[Any]], eos_token_id: Any) -> None:
         self.names = [name for name, _ in class_tokens]
         self.eos_token_id = eos_token_id
-        self._class_of = {tuple(ids): row for row, (_, forms) in enumerate(class_tokens) for ids in forms}
+        self._class_of: dict[tuple[int, ...], int] = {}
+        for row, (name, forms) in enumerate(class_tokens):
+            for ids in map(tuple, forms):
+                other = self._class_of.setdefault(ids, row)
+                if other != row:
+                    raise ValueError(
+                        f"The classes {self.names[other]!r} and {name!r} are the same tokens to this tokenizer, so "
+                        "neither can have something of its own; rename one of them."
+                    )
 
     def rows(self, input_ids: Tensor, learned: str, instead: str) -> Tensor:
         """Number of the class, `(N,)`, of each text.

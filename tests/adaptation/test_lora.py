@@ -35,7 +35,7 @@ def trained(model: RobustCLIPModel) -> RobustCLIPModel:
             {("vision_model", "v_proj"), ("text_model", "v_proj"), ("visual_projection", "visual_projection")},
         ),
     ],
-    ids=str,
+    ids=["image tower", "queries of the text tower", "both towers and a projection"],
 )
 def test_exactly_the_named_layers_get_weights_that_learn(tiny_model, adaptation, expected):
     assert adaptation.apply(tiny_model) is tiny_model

@@ -43,6 +43,20 @@ def test_a_folder_of_data_sets_that_is_not_there_is_refused_before_anything_is_t
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--methods", "tecoo"], "Unknown method 'tecoo'; did you mean tecoa? The study has: clean, tecoa."),
+        (["--render", "rows", "--methods", "tecoa"], "leave --methods and --root out"),
+        (["--render", "rows", "--root", "data"], "leave --methods and --root out"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_trained(content, tmp_path, capsys, options, told):
+    assert run(content, tmp_path, *options) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert run(content, tmp_path) == 0
     printed = capsys.readouterr().out

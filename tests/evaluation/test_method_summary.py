@@ -7,6 +7,7 @@ from robust_clip.evaluation.method_summary import summary
 def row(model, dataset, clean, robust, threat_model="linf 1/255"):
     fields = dict.fromkeys(Row.__dataclass_fields__)
     numbers = {"clean_accuracy": clean, "robust_accuracy": robust, "threat_model": threat_model}
+    numbers |= {"clean_interval": (clean - 0.04, clean + 0.03), "robust_interval": (robust, robust + 0.08)}
     return Row(**fields | numbers | {"model": {"id": model}, "dataset": {"name": dataset}})
 
 
@@ -24,12 +25,18 @@ def test_summary_takes_means_over_other_sets_and_then_over_seeds():
     assert lines[0] == (
         "| method | seeds | own, clean | own, linf 1/255 | mean of 2 others, clean | mean of 2 others, linf 1/255 |"
     )
-    assert lines[2] == "| tecoa | 2 | 60.0 ± 14.1 | 40.0 ± 0.0 | 30.0 ± 0.0 | 15.0 ± 7.1 |"
-    assert lines[3:] == ["| fare | 1 | 50.0 | 40.0 |  |  |"]
+    assert lines[2] == (
+        "| tecoa | 2 | 60.0 ± 14.1 [56.0, 63.0] | 40.0 ± 0.0 [40.0, 48.0] | 30.0 ± 0.0 [27.2, 32.1] "
+        "| 15.0 ± 7.1 [15.0, 20.7] |"
+    )
+    assert lines[3:] == ["| fare | 1 | 50.0 [46.0, 53.0] | 40.0 [40.0, 48.0] |  |  |"]
 
 
 def test_attacks_on_texts_alone_have_a_column():
     rows = [row("mmcoa_seed_0_learning_rate_1", "own", 0.5, 0.25, None), row("original", "own", 0.4, 0.0, None)]
     lines = summary(rows, ["original", "mmcoa"], "own").splitlines()
     assert lines[0] == "| method | seeds | own, clean | own, attacked texts |"
-    assert lines[2:] == ["| original | 1 | 40.0 | 0.0 |", "| mmcoa | 1 | 50.0 | 25.0 |"]
+    assert lines[2:] == [
+        "| original | 1 | 40.0 [36.0, 43.0] | 0.0 [0.0, 8.0] |",
+        "| mmcoa | 1 | 50.0 [46.0, 53.0] | 25.0 [25.0, 33.0] |",
+    ]

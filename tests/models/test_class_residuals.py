@@ -118,6 +118,12 @@ def test_they_come_back_with_the_whole_model_or_alone(tiny_model, tiny_processor
     torch.testing.assert_close(logits(half, tiny_processor), expected, rtol=0, atol=0.2)
 
 
+def test_two_classes_of_the_same_tokens_are_refused(tiny_model, tiny_processor):
+    cut = ["very " * 80 + "{}"]
+    with pytest.raises(ValueError, match="'red' and 'green' are the same tokens to this tokenizer.*rename one"):
+        with_residuals(tiny_model, tiny_processor, cut)
+
+
 def test_templates_stay_those_of_the_data(tiny_model, tiny_processor):
     assert class_templates(with_residuals(tiny_model, tiny_processor), TEMPLATES) == TEMPLATES
 
