@@ -20,7 +20,7 @@ from robust_clip.evaluation.bench import Bench, set_up
 from robust_clip.evaluation.cascade import Candidate, Cascade
 from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
-from robust_clip.evaluation.records import latest, write_json
+from robust_clip.evaluation.records import OURS, latest, library_versions, write_json
 from robust_clip.models import load_checkpoint, require_checkpoint
 from robust_clip.threat_model import ThreatModel, format_size
 
@@ -69,6 +69,7 @@ class Outcome:
         cpu_seconds: Time of all cores, which other work on the machine lengthens less.
         forward_passes: Of all images together, those with a backward pass included.
         backward_passes: Of all images together.
+        version: Of this package, with the commit where there is one.
     """
 
     plan: str
@@ -80,6 +81,7 @@ class Outcome:
     cpu_seconds: float
     forward_passes: int
     backward_passes: int
+    version: str = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,7 @@ class Comparison:
             round(time.process_time() - cpu, 2),
             counted.forward_rows,
             counted.backward_rows,
+            library_versions()[OURS],
         )
 
     def _attack(
@@ -202,7 +205,8 @@ def format_comparison(identity: Mapping[str, Any], outcomes: Sequence[Outcome]) 
             total = replace(of_package[0], attack="all", standing=of_package[-1].standing)
             total = replace(total, seconds=seconds, cpu_seconds=cpu)
             lines.append(_format_line(total, identity["n"], " | "))
-    return "\n".join(lines)
+    versions = ", ".join(sorted({outcome.version for outcome in outcomes}))
+    return "\n".join([*lines, "", f"Measured by {OURS} {versions}."])
 
 
 def _format_line(outcome: Outcome, n: int, passes: str) -> str:

@@ -86,7 +86,7 @@ class Measuring:
             evaluate_robustness(
                 model,
                 processor.tokenizer,
-                self._load(name, measurement.split),
+                self._load(source, name),
                 protocol,
                 batch_size=self.batch_size,
                 records_dir=records,
@@ -94,12 +94,14 @@ class Measuring:
                 revision=revision,
                 model_id=model_id or records.name,
             )
-            for name in measurement.datasets
+            for name, source in measurement.sources(self.root).items()
             for protocol in measurement.protocols()
         ]
 
-    def _load_dataset(self, name: str, split: str) -> ImageDataset:
-        only: Any = DataSource(name, self.root, split).load()  # a mixture has several names
+    def _load_dataset(self, source: DataSource, name: str) -> ImageDataset:
+        only: Any = source.load()  # a mixture has several names
+        if source.name != name:
+            only.name = name
         return only
 
 

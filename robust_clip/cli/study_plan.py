@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robust_clip.data import DataSource
 from robust_clip.evaluation import Protocol, get_protocols
 from robust_clip.suggestions import instead
 
@@ -42,18 +43,18 @@ class Measurement:
 
     Args:
         protocol: Name of a preset, which may stand for several protocols.
-        datasets: Names of data sets.
+        datasets: Names of data sets; or, as in a recipe, the name in the records to `name` and `classes`.
         epsilons: Radii; the protocol's own by default.
         samples: Images of each data set; the protocol's own number by default.
         split: Of every data set.
         only: Methods that it is measured of; all by default.
 
     Raises:
-        ValueError: If the protocol or a radius is wrong, or there are no data sets.
+        ValueError: If the protocol, a radius or a key of a data set is wrong, or there are no data sets.
     """
 
     protocol: str
-    datasets: Sequence[str]
+    datasets: Sequence[str] | Mapping[str, Mapping[str, Any]]
     epsilons: Sequence[str | float] = ()
     samples: int | None = None
     split: str = "test"
@@ -63,6 +64,17 @@ class Measurement:
         if not self.datasets:
             raise ValueError("A measurement needs datasets: a list of names.")
         self.protocols()
+        self.sources(None)
+
+    def sources(self, root: str | None) -> dict[str, DataSource]:
+        """What is measured on, by the name in the records; `root` is looked into before the Hub."""
+
+        def source(name: str, classes: str | Sequence[str] | None = None) -> DataSource:
+            return DataSource(name, root, self.split, tuple(classes) if isinstance(classes, list) else classes)
+
+        if isinstance(self.datasets, Mapping):
+            return {name: construct(f"datasets.{name}", source, each) for name, each in self.datasets.items()}
+        return {name: source(name) for name in self.datasets}
 
     def protocols(self) -> tuple[Protocol, ...]:
         """One for each radius."""

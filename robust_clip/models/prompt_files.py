@@ -121,6 +121,8 @@ def refuse_prompts_alone(name: str | os.PathLike[str], **where: Any) -> None:
 
 def find_file(name: str, file: str, **where: Any) -> str | None:
     """Path of a file in a folder or, downloaded, of a Hub id; `None` if it is not there or cannot be reached."""
+    if "/" not in name and not Path(name).exists():
+        return None  # no id of the Hub, which would be asked again and again
     quietly = {
         "_raise_exceptions_for_gated_repo": False,
         "_raise_exceptions_for_missing_entries": False,

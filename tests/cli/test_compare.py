@@ -36,6 +36,8 @@ def test_each_package_gets_what_its_own_attacks_left(arguments, tmp_path, capsys
             left = len(outcome["standing"])
     table = capsys.readouterr().out
     assert table.count("| in a row | all | ") == 2
+    (version,) = {outcome["version"] for outcome in found["outcomes"]}
+    assert table.endswith(f"Measured by robust-clip {version}.\n")
 
 
 def test_a_comparison_goes_on_and_mixes_with_no_other(arguments, tmp_path, capsys):

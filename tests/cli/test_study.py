@@ -111,6 +111,7 @@ def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys):
         ({"evaluation": [{"protocol": "clean", "datasets": ["x"], "only": ["fare"]}]}, "names ['fare']"),
         ({"evaluation": [{"protocol": "nope", "datasets": ["x"]}]}, "nope"),
         ({"evaluation": [{"protocol": "clean", "datasets": []}]}, "needs datasets"),
+        ({"evaluation": [{"protocol": "clean", "datasets": {"x": {"nam": "y"}}}]}, "Unknown key 'nam' in sec"),
         ({"colour": 1}, "Unknown key 'colour'"),
     ],
 )
@@ -135,6 +136,16 @@ def test_a_method_may_have_its_own_grid(content, tmp_path):
     plan = StudyPlan.read(tmp_path / "study.yaml")
     assert [(run.learning_rate, run.seed) for run in plan.grid("slow")] == [(0.5, 4)]
     assert [(run.learning_rate, run.seed) for run in plan.grid("tecoa")] == [(1e-9, 0), (0.3, 0)]
+
+
+def test_some_classes_are_measured_under_a_name_of_their_own(content, coloured_folder, tmp_path, capsys):
+    two = {"two": {"name": str(coloured_folder), "classes": ["red", "blue"]}}
+    evaluation = [*content["evaluation"], {"protocol": "clean", "datasets": two, "split": "test"}]
+    methods = {"tecoa": {"objective": "tecoa", "learning_rates": [0.3]}}
+    assert run(content | {"methods": methods, "evaluation": evaluation}, tmp_path, "--methods", "tecoa") == 0
+    assert "| two | tecoa_seed_0_learning_rate_0.3 | 16 |" in capsys.readouterr().out
+    (row,) = (tmp_path / "study" / "rows").glob("*/two-test/**/row.json")
+    assert json.loads(row.read_text())["dataset"]["name"] == "two"
 
 
 def test_first_seeds_of_all_methods_come_first(content, tmp_path):
