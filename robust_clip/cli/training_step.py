@@ -18,7 +18,7 @@ import datasets
 import torch
 from accelerate.utils import patch_environment, tqdm
 
-from robust_clip.adaptation import ADAPTATIONS, Adaptation, FullFineTuning
+from robust_clip.adaptation import ADAPTATIONS, Adaptation
 from robust_clip.attacks import TEXT_ATTACKS
 from robust_clip.data import ImageDataset
 from robust_clip.evaluation.records import OURS, library_versions
@@ -30,6 +30,7 @@ from robust_clip.training import AdversarialTrainer, AdversarialTrainingArgument
 
 from .recipe import choose, choose_attack, read_section
 from .step_cost import NO_ATTACK, StepCost
+from .step_floor import gradient_pass, step_floor
 
 # Randomly initialised towers of the published sizes; speed does not depend on the weights. Widths that are not given
 # are those of ViT-B, transformers' defaults; the vocabulary is CLIP's, of which the prompts use little.
@@ -54,9 +55,8 @@ SIZES: dict[str, dict[str, Any]] = {
 def measure(args: argparse.Namespace) -> StepCost:
     """What the step costs that the options of `robust-clip benchmark` name."""
     objective, attack = OBJECTIVES[args.objective](), choose_attack(args.attack, args.steps, pgd_steps=2)
-    times = _step_times(args, objective)
+    times, gradient_passes = _step_times(args, objective)
     clean_s, own_s, text_s, prompts_s, text_attack_s = map(statistics.median, zip(*times, strict=True))
-    whole = isinstance(_chosen(args.adaptation), FullFineTuning | None)
     clean, own = _memory(args, "clean"), _memory(args, args.objective, args.adaptation)
     steps = f"{args.attack} with {attack.steps} step(s)" if hasattr(attack, "steps") else args.attack
     return StepCost(
@@ -75,7 +75,7 @@ def measure(args: argparse.Namespace) -> StepCost:
         seconds=own_s,
         text_attack_seconds=text_attack_s,
         ratio=statistics.median((own - attacking) / clean for clean, own, _, _, attacking in times),
-        floor=step_floor(objective, attack, text_s / clean_s, prompts_s / clean_s, whole=whole),
+        floor=step_floor(objective, attack, text_s / clean_s, prompts_s / clean_s, **gradient_passes),
         clean_peak_mib=clean.peak_mib,
         peak_mib=own.peak_mib,
         learning=own.learning,
@@ -87,10 +87,12 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _step_times(args: argparse.Namespace, objective: Objective) -> list[tuple[float, ...]]:
+def _step_times(
+    args: argparse.Namespace, objective: Objective
+) -> tuple[list[tuple[float, ...]], dict[str, float]]:
     """Seconds of a clean step, the objective's, a pass of its texts, one of all prompts, and its attack on texts.
 
-    Whatever else slows the machine then slows all of them.
+    Whatever else slows the machine then slows all of them. Beside them what `step_floor` has to know of what learns.
     """
     times = []
     with tempfile.TemporaryDirectory(prefix="robust-clip-benchmark-") as folder:
@@ -102,7 +104,8 @@ def _step_times(args: argparse.Namespace, objective: Objective) -> list[tuple[fl
             attacking = own.text_attack_seconds
             seconds = tuple(_timed(step) for step in parts)
             times.append((*seconds, own.text_attack_seconds - attacking))
-    return times
+        towers = {"image_gradient": "vision", "text_gradient": "text"}
+        return times, {name: gradient_pass(own.model, tower) for name, tower in towers.items()}
 
 
 def check_adaptation(args: argparse.Namespace) -> None:
@@ -112,29 +115,6 @@ def check_adaptation(args: argparse.Namespace) -> None:
 
 def _chosen(adaptation: str | None) -> Adaptation | None:
     return choose("adaptation", ADAPTATIONS, read_section("adaptation", adaptation)) if adaptation else None
-
-
-def step_floor(
-    objective: Objective, attack: Any, text_pass: float = 0.0, prompts_pass: float = 0.0, *, whole: bool = True
-) -> float:
-    """Least cost of a training step in clean steps (design: F = Bx = Bw, a clean step is 3F).
-
-    Each attack step is a forward and a backward pass to the pixels; each pass of the student that the loss has a
-    gradient through is 3F, each pass of the teacher F; the text tower likewise.
-
-    Args:
-        objective: Says how many passes it takes.
-        attack: The attack on images; those on texts are not counted.
-        text_pass: Cost of a forward pass of the text tower over the objective's texts, in clean steps.
-        prompts_pass: Likewise over all class prompts, which the attack on images needs anew where text learns.
-        whole: Whether all weights learn. Where few are added to frozen ones a pass with its gradient is 2F, and
-            what the few cost is not counted.
-    """
-    attack_passes = 2 * attack.gradient_passes if objective.needs_attack else 0
-    learning_pass = 3 if whole else 2
-    images = attack_passes + learning_pass * objective.student_passes + objective.teacher_passes
-    embeds = objective.trains_text and objective.needs_attack
-    return images / 3 + learning_pass * objective.text_passes * text_pass + embeds * prompts_pass
 
 
 class Step:
