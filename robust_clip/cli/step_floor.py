@@ -27,13 +27,14 @@ def step_floor(
         objective: Says how many passes it takes.
         attack: The attack on images; those on texts are not counted.
         text_pass: Cost of a forward pass of the text tower over the objective's texts, in clean steps.
-        prompts_pass: Likewise over all class prompts, which the attack on images needs anew where text learns.
+        prompts_pass: Likewise over all class prompts, which the attack on images needs anew where text learns, unless
+            the loss needs them, too.
         image_gradient: `gradient_pass` of the image tower.
         text_gradient: That of the text tower.
     """
     attack_passes = 2 * attack.gradient_passes if objective.needs_attack else 0
     images = attack_passes + image_gradient * objective.student_passes + objective.teacher_passes
-    embeds = objective.trains_text and objective.needs_attack
+    embeds = objective.trains_text and objective.needs_attack and not objective.trains_class_prompts
     return images / 3 + text_gradient * objective.text_passes * text_pass + embeds * prompts_pass
 
 

@@ -13,7 +13,14 @@ from robust_clip.attacks.losses import AttackLoss, CrossEntropy
 from robust_clip.models import CONTEXT_TEMPLATE, PromptedCLIPModel, RobustCLIPModel, ZeroShotClassifier
 from robust_clip.paper import Paper
 
-from .base import Batch, Objective, check_choice, class_embeds_of, student_class_embeds
+from .base import (
+    Batch,
+    Objective,
+    check_choice,
+    class_embeds_of,
+    encode_class_prompts,
+    student_class_embeds,
+)
 from .functional import class_logits
 
 AttackPrompt = Literal["onfly", "constant", "perturbed"]
@@ -64,6 +71,7 @@ class APT(Objective):
     text_passes: ClassVar[int] = 1
     trains_vision: ClassVar[bool] = False
     trains_text: ClassVar[bool] = True
+    trains_class_prompts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choice("attack_prompt", self.attack_prompt, get_args(AttackPrompt))
@@ -143,7 +151,7 @@ class PerturbedContext(nn.Module):
 
     def _logits(self, model: Any, pixels: Tensor, contexts: dict[str, Tensor]) -> Tensor:
         def class_embeds(prompted: RobustCLIPModel) -> Tensor:
-            return student_class_embeds(prompted, self.batch, "APT")
+            return encode_class_prompts(prompted, self.batch, "APT")
 
         embeds = functional_call(model, contexts, kwargs={"compute": class_embeds})
         return class_logits(model.encode_image(pixels), embeds, model.logit_scale.detach().exp())

@@ -28,8 +28,9 @@ class Batch:
             data without classes.
         original_class_embeds: `(C, D)` those of the frozen original; the same where the text tower is frozen.
         other_class_embeds: `(C, D)` those of the objective's `other_template`, by the frozen original.
-        prompt_ids: `(C * T, L)` tokens of the prompts of all classes, class by class under T templates, for
-            objectives that train text; otherwise `None`.
+        learning_class_embeds: `class_embeds` with their gradient to the student's text tower, for objectives that
+            train class prompts; otherwise `None`.
+        prompt_ids: `(C * T, L)` tokens of the prompts of all classes, class by class under T templates, for the same.
         prompt_mask: `(C * T, L)`.
         input_ids: `(U, L)` tokens of the distinct captions in the batch, or `None`.
         attention_mask: `(U, L)`.
@@ -46,6 +47,7 @@ class Batch:
     class_embeds: Tensor | None = None
     original_class_embeds: Tensor | None = None
     other_class_embeds: Tensor | None = None
+    learning_class_embeds: Tensor | None = None
     prompt_ids: Tensor | None = None
     prompt_mask: Tensor | None = None
     input_ids: Tensor | None = None
@@ -83,6 +85,7 @@ class Objective(ABC):
         teacher_passes: Forward passes of the teacher in one step, for the floor that the benchmark prints.
         trains_vision: Whether its gradient reaches the image tower.
         trains_text: Whether its gradient reaches the text tower.
+        trains_class_prompts: Whether it does so by the prompts of all classes, see `student_class_embeds`.
         trains_logit_scale: Whether the temperature learns with it unless an adaptation says otherwise.
     """
 
@@ -101,6 +104,7 @@ class Objective(ABC):
     teacher_passes: ClassVar[int] = 0
     trains_vision: ClassVar[bool] = True
     trains_text: ClassVar[bool] = False
+    trains_class_prompts: ClassVar[bool] = False
     trains_logit_scale: ClassVar[bool] = False
 
     @abstractmethod
@@ -171,7 +175,14 @@ def clean_teacher_features(teacher: RobustCLIPModel, batch: Batch) -> Tensor:
 
 
 def student_class_embeds(student: RobustCLIPModel, batch: Batch, objective: str) -> Tensor:
-    """Unit class embeddings `(C, D)` with a gradient to the student's text tower."""
+    """Unit class embeddings `(C, D)` with a gradient to the student's text tower: the batch's own, if it has some."""
+    if batch.learning_class_embeds is not None:
+        return batch.learning_class_embeds
+    return encode_class_prompts(student, batch, objective)
+
+
+def encode_class_prompts(student: RobustCLIPModel, batch: Batch, objective: str) -> Tensor:
+    """Unit class embeddings `(C, D)` by a pass of the student's text tower over the batch's prompts."""
     embeds = class_embeds_of(batch, objective)
     if batch.prompt_ids is None:
         raise ValueError(f"{objective} trains class prompts through the text tower; the batch carries no prompts.")

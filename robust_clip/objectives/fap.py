@@ -58,6 +58,7 @@ class FAP(Objective):
     )
     text_passes: ClassVar[int] = 1
     trains_text: ClassVar[bool] = True
+    trains_class_prompts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weights(weight=self.weight)

@@ -133,6 +133,11 @@ class TIMA(Objective):
         return self.stage != "image" and (self.margin.couple or self.mhe + self.sc_mhe + self.iakd > 0)
 
     @property
+    def trains_class_prompts(self) -> bool:  # type: ignore[override]
+        """Whether a term reaches the text tower, which is always by the prompts of all classes."""
+        return self.trains_text
+
+    @property
     def needs_teacher(self) -> bool:  # type: ignore[override]
         """Whether anything of the frozen original is compared with, be it only its class embeddings."""
         semantic = self.margin.kind == "asam" and self.margin.size > 0 and self.stage != "text"

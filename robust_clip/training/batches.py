@@ -16,6 +16,7 @@ from robust_clip.models import (
     embed_classes,
     embed_texts,
     fill_templates,
+    pool_templates,
 )
 from robust_clip.models.zero_shot import tokenize
 from robust_clip.objectives import Batch, Objective
@@ -91,16 +92,24 @@ class BatchMaker:
 
     def _add_classes(self, batch: Batch, student: RobustCLIPModel) -> None:
         names, templates = self.class_names or (), class_templates(student, self.templates)
-        if self._class_embeds is None or self.objective.trains_text:
+        if self.objective.trains_class_prompts:
+            self._add_prompts(batch, student, fill_templates(names, templates), len(names))
+        elif self._class_embeds is None or self.objective.trains_text:
             self._class_embeds = embed_classes(student, self.tokenizer, names, templates)
         batch.class_embeds = self._class_embeds
         frozen = self._original_class_embeds
         batch.original_class_embeds = self._class_embeds if frozen is None else frozen
         batch.other_class_embeds = self._other_class_embeds
-        if self.objective.trains_text and self.objective.needs_classes:
-            if self._prompts is None:
-                self._prompts = tokenize(self.tokenizer, fill_templates(names, templates), student.device)
-            batch.prompt_ids, batch.prompt_mask = self._prompts["input_ids"], self._prompts["attention_mask"]
+
+    def _add_prompts(self, batch: Batch, student: RobustCLIPModel, prompts: Sequence[str], classes: int) -> None:
+        """One pass of all prompts serves the attack, without its gradient, and the loss."""
+        if self._prompts is None:
+            self._prompts = tokenize(self.tokenizer, prompts, student.device)
+        tokens = self._prompts
+        # By way of `forward`, which autocast is wrapped around.
+        encoded = student(compute=lambda model: pool_templates(model.encode_text(**tokens), classes))
+        batch.prompt_ids, batch.prompt_mask = tokens["input_ids"], tokens["attention_mask"]
+        batch.learning_class_embeds, self._class_embeds = encoded, encoded.detach()
 
     def _add_captions(
         self,

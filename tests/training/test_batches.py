@@ -8,7 +8,7 @@ import torch
 
 from robust_clip import attacks
 from robust_clip.models import embed_classes
-from robust_clip.objectives import LEAF, MMCoA, TeCoA
+from robust_clip.objectives import LEAF, TIMA, MMCoA, TeCoA
 from robust_clip.training.adapted import drop_towers, original_of
 from tests.training.conftest import ATTACK
 
@@ -21,6 +21,7 @@ class TextTeCoA(TeCoA):
 
     needs_teacher: ClassVar[bool] = True
     trains_text: ClassVar[bool] = True
+    trains_class_prompts: ClassVar[bool] = True
 
 
 def batch_of(trainer: Any, step: int = 0) -> Any:
@@ -36,9 +37,24 @@ def test_class_embeddings_follow_a_text_tower_that_learns(make: Any) -> None:
     second = batch_of(trainer)
     templates = trainer.train_dataset.templates
     fresh = embed_classes(trainer.model, trainer.processing_class.tokenizer, NAMES, templates)
-    assert torch.equal(second.class_embeds, fresh)
+    torch.testing.assert_close(second.class_embeds, fresh)
+    assert not second.class_embeds.requires_grad
+    assert second.learning_class_embeds.requires_grad
+    assert torch.equal(second.learning_class_embeds, second.class_embeds)
     assert torch.equal(second.original_class_embeds, first.class_embeds)
     assert len(second.prompt_ids) == 3 * len(templates)
+
+
+def test_attack_and_loss_share_one_pass_of_the_class_prompts(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, passes = make(TIMA(), **ATTACK), []
+    encode = trainer.model.encode_text
+    monkeypatch.setattr(
+        trainer.model, "encode_text", lambda *some, **named: passes.append(None) or encode(*some, **named)
+    )
+    inputs = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+    trainer.compute_loss(trainer.model, inputs).backward()
+    assert len(passes) == 1
+    assert trainer.model.text_projection.weight.grad.abs().sum() > 0
 
 
 def test_class_embeddings_of_a_frozen_text_tower_are_computed_once(make: Any) -> None:
