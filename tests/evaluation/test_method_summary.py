@@ -32,6 +32,11 @@ def test_summary_takes_means_over_other_sets_and_then_over_seeds():
     assert lines[3:] == ["| fare | 1 | 50.0 [46.0, 53.0] | 40.0 [40.0, 48.0] |  |  |"]
 
 
+def test_one_other_set_goes_by_its_name():
+    rows = [row("original", name, 0.5, 0.25) for name in ("own", "cifar10")]
+    assert summary(rows, ["original"], "own").splitlines()[0].endswith("| cifar10, clean | cifar10, linf 1/255 |")
+
+
 def test_attacks_on_texts_alone_have_a_column():
     rows = [row("mmcoa_seed_0_learning_rate_1", "own", 0.5, 0.25, None), row("original", "own", 0.4, 0.0, None)]
     lines = summary(rows, ["original", "mmcoa"], "own").splitlines()
