@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robust_clip.attacks import VERSIONS, AttackRun, fit_to_classes
 from robust_clip.data import PixelCollator, load_image_dataset
 from robust_clip.evaluation import Protocol, Sample, weights_revision
-from robust_clip.evaluation.bench import Bench, quick_tower, set_up
+from robust_clip.evaluation.bench import Bench, set_up
 from robust_clip.evaluation.cascade import Candidate, Cascade
 from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
@@ -171,13 +171,11 @@ def run(args: argparse.Namespace) -> int:
     plan = "alone" if args.attacks else "in a row"
     runs = tuple(run for run in runs if not args.attacks or str(run) in args.attacks)
     standing = dict.fromkeys(PACKAGES, comparison.rows)
-    model: Any = comparison.bench.classifier.model
     for run, package in tqdm(list(product(runs, PACKAGES)), desc=f"{args.datasets} {args.epsilon}"):
         key = plan, str(run), package
         if key not in outcomes:
             rows = standing[package] if plan == "in a row" else comparison.rows
-            with quick_tower(model, comparison.bench.protocol):
-                outcomes[key] = comparison.measure(plan, run, package, rows)
+            outcomes[key] = comparison.measure(plan, run, package, rows)
             if args.out:
                 write_json(args.out, identity | {"outcomes": [asdict(outcome) for outcome in outcomes.values()]})
         standing[package] = outcomes[key].standing

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from robust_clip.models import (
     fill_templates,
     pool_templates,
 )
-from robust_clip.models.class_token import class_token_alone, forward_of
 from robust_clip.threat_model import ThreatModel
 
 from .adaptive import InnerProblemMaker, judged
@@ -128,18 +127,6 @@ def set_up(
 
 
 @contextmanager
-def quick_tower(model: RobustCLIPModel, protocol: Protocol) -> Iterator[None]:
-    """Run the image tower as it is quickest for what a protocol asks of it; afterwards it is as before.
-
-    Args:
-        model: Of the classifier.
-        protocol: An objective that attacks climb may look at every token; all else asks for the class token.
-    """
-    with nullcontext() if protocol.objective else class_token_alone(model), compiled_tower(model, protocol.compiled):
-        yield
-
-
-@contextmanager
 def compiled_tower(model: RobustCLIPModel, wanted: bool) -> Iterator[None]:
     """Run the vision tower through `torch.compile` meanwhile, for batches of any size; afterwards it is as before.
 
@@ -156,12 +143,17 @@ def compiled_tower(model: RobustCLIPModel, wanted: bool) -> Iterator[None]:
         return
     tower: Any = model.vision_model
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = vars(tower).get("forward")  # a forward of the instance, as hooks of other libraries set it
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
-        with forward_of(tower, torch.compile(tower.forward, dynamic=True)):
-            yield
+        tower.forward = torch.compile(tower.forward, dynamic=True)
+        yield
     finally:
+        if own is None:
+            vars(tower).pop("forward", None)
+        else:
+            tower.forward = own
         for parameter in learning:
             parameter.requires_grad_(True)
 

@@ -18,7 +18,7 @@ from robust_clip.models import RobustCLIPModel, class_templates
 
 from . import defence_cost
 from .adaptive import InnerProblemMaker
-from .bench import Bench, quick_tower, set_up
+from .bench import Bench, compiled_tower, set_up
 from .cascade import Candidate, Cascade
 from .checks import Probe, battery, checked_samples, quick_checks
 from .gallery import Gallery
@@ -99,7 +99,7 @@ def evaluate_robustness(
         return row
     collator = PixelCollator(model.image_size, protocol.resolution_for(dataset.name), on_bad_image)
     journal = Journal(store, part_size=batch_size)
-    with eval_mode(model), quick_tower(model, fitted):
+    with eval_mode(model), compiled_tower(model, fitted.compiled):
         bench = set_up(model, tokenizer, names, templates, fitted, seed, inner_problem)
         findings, by_battery = _check(bench, dataset, collator, chosen, seed, batch_size, thorough)
         if row:

@@ -16,7 +16,6 @@ from torch import Tensor
 from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator
 from robust_clip.models import RobustCLIPModel
-from robust_clip.models.class_token import class_token_alone
 
 from .bench import numerics, warn_of_cut_texts
 from .processes import process_state
@@ -96,7 +95,7 @@ def evaluate_retrieval(
     load = partial(_load, dataset, collator)
     # Inference tensors cannot take part in the gradient of an attack.
     with torch.inference_mode(False), torch.no_grad(), eval_mode(model):  # noqa: SIM117 - one line would be too long
-        with numerics(protocol.precision, model.device.type), class_token_alone(model):
+        with numerics(protocol.precision, model.device.type):
             search = PairSearch(model, tokenizer, pairs, protocol, load, batch_size)
             images, captions, seconds = _attack_all(search, store, f"{dataset.name} {protocol.folder}")
             ranks = _rank(search, images, captions)
