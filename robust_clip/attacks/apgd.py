@@ -91,9 +91,9 @@ class APGD(Attack):
         adversarial = problem.pixels.clone()
         ranking, fooled = self._rank_classes(problem)
         left = (~fooled).nonzero().flatten()
-        target = 0
+        target, draws = 0, self.restarts > 1 or problem.eot_samples > 1
         while target < self.targets and len(left):
-            count = side_by_side(self.targets - target, len(left), problem.batch_size, self.restarts)
+            count = side_by_side(self.targets - target, len(left), problem.batch_size, draws=draws)
             attempt = problem[left.repeat(count)]
             aims = ranking[left, target : target + count].T.flatten()
             ends, fooled = self._climb_from_starts(replace(attempt, loss=attempt.loss.towards(aims)))

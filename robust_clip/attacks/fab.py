@@ -105,13 +105,13 @@ class FAB(Attack):
             )
         highest = problem.loss(logits)
         fallen = problem.confirm(best, logits.argmax(dim=1) != labels)
-        rank = 0
+        rank, draws = 0, self.restarts > 1 or problem.eot_samples > 1
         while rank < searches:
             for restart in range(self.restarts):
                 left = (~fallen).nonzero().flatten()
                 if not len(left):
                     return best
-                count = side_by_side(searches - rank, len(left), problem.batch_size, self.restarts)
+                count = side_by_side(searches - rank, len(left), problem.batch_size, draws=draws)
                 for rows in left.split(problem.batch_size or len(left)):
                     copies = rows.repeat(count)
                     classes = ranking[rows, rank : rank + count].T.reshape(-1, 1) if self.targets else ranking[rows]

@@ -23,22 +23,23 @@ def rank_wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
     return first.argsort(dim=1, descending=True, stable=True)[:, 1:]
 
 
-def side_by_side(targets: int, standing: int, batch_size: int | None, restarts: int) -> int:
+def side_by_side(targets: int, standing: int, batch_size: int | None, *, draws: bool) -> int:
     """How many targets to search for at once: as many as fill a batch, so that few survivors do not leave it empty.
 
-    They find what searches one after the other would find, as long as each search draws no more than one start.
+    They find what searches one after the other would find, unless these draw lots that depend on their order.
 
     Args:
         targets: That are left to be tried.
         standing: Samples that are left.
         batch_size: Most samples in one forward pass; without one there is nothing to fill.
-        restarts: Of each search.
+        draws: Whether searches draw several starts, or gradients of a model that draws lots: then one at a time, or a
+            sample's end would depend on how many others stand.
 
     Example:
-        >>> side_by_side(9, 14, 64, 1), side_by_side(2, 14, 64, 1), side_by_side(9, 60, 64, 1)
-        (4, 2, 1)
+        >>> [side_by_side(targets, standing, 64, draws=False) for targets, standing in ((9, 14), (2, 14), (9, 60))]
+        [4, 2, 1]
     """
-    return max(1, min(targets, (batch_size or 0) // standing)) if restarts == 1 else 1
+    return 1 if draws else max(1, min(targets, (batch_size or 0) // standing))
 
 
 def first_fooled(fooled: Tensor, otherwise: Tensor | int) -> Tensor:

@@ -29,21 +29,38 @@ class ModelSource:
         name: Hub id or path of a CLIP checkpoint, or `nano_clip`, which comes with the package.
         revision: Branch, tag or commit on the Hub.
         scratch: Arguments of `build_clip`, in place of `name`.
+        image_mean: What pixels are normalised by, in place of the checkpoint's: a number for each channel.
+        image_std: Likewise the deviation.
     """
 
     name: str | None = None
     revision: str = "main"
     scratch: dict[str, Any] | None = None
+    image_mean: Sequence[float] | None = None
+    image_std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        for key, channels in self._normalisation.items():
+            if len(channels) != 3 or (key == "image_std" and min(channels) <= 0):
+                raise ValueError(f"model.{key} is three numbers, one for each channel, std above 0; got {channels}.")
         if (self.name is None) == (self.scratch is None):
             raise ValueError("Section model needs either name (a checkpoint) or scratch (sizes of a new model).")
 
     def load(self, texts: Iterable[str]) -> tuple[RobustCLIPModel, CLIPProcessor]:
         """The model and its processor; `texts` fit the tokenizer of a new model."""
         if self.scratch is not None:
-            return build_clip(texts, **self.scratch)
-        return load_checkpoint(str(self.name), self.revision)
+            model, processor = build_clip(texts, **self.scratch)
+        else:
+            model, processor = load_checkpoint(str(self.name), self.revision)
+        for key, channels in self._normalisation.items():
+            setattr(model.config, key, channels)
+            setattr(processor.image_processor, key, channels)
+        return model, processor
+
+    @property
+    def _normalisation(self) -> dict[str, list[float]]:
+        given = {"image_mean": self.image_mean, "image_std": self.image_std}
+        return {key: list(channels) for key, channels in given.items() if channels is not None}
 
 
 @dataclass(frozen=True)
@@ -165,9 +182,7 @@ class Sections:
     def load_data(self) -> tuple[ImageDataset | Mixture, dict[str, ImageDataset]]:
         """What to train on, and what to evaluate on by the names that records give it."""
         evaluated: dict[str, Any] = {name: source.load() for name, source in self.evaluation_sources().items()}
-        for name, dataset in evaluated.items():
-            dataset.name = name
-        return self.data.load(), evaluated
+        return self.data.load(), {name: dataset.called(name) for name, dataset in evaluated.items()}
 
 
 def _attacks(settings: Mapping[str, Any]) -> tuple[Attack | AttackRun | None, TextAttack | None]:

@@ -41,21 +41,22 @@ def run(args: argparse.Namespace) -> int:
 def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
     """Those of the methods asked for, of the first seeds first."""
     out = Path(plan.output_dir)
-    methods = args.methods or list(plan.methods)
+    methods = list(dict.fromkeys(args.methods or plan.methods))
     for method in methods:
         if method not in plan.methods:
             raise ValueError(f"Unknown method {method!r}{instead(method, plan.methods, 'the study has')}")
-    measuring = Measuring(args.root, args.batch_size)
+    measuring = Measuring(args.root, args.batch_size, out / "rows")
     _claim(out, read_yaml(args.study))
-    rows = _measure_original(plan, measuring, out) if args.methods is None else []
+    if args.methods is None:
+        _measure_original(plan, measuring)
     choose = cache(partial(_choose, plan, measuring=measuring))
     for method, seed in plan.by_seed(methods):
         trained = plan.run(method, choose(method).learning_rate, seed)
         _train(trained)
         for measurement in plan.evaluation:
             if not measurement.only or method in measurement.only:
-                rows += measuring.measure(str(trained.folder), measurement, out / "rows" / _name(trained))
-    return rows
+                measuring.measure(str(trained.folder), measurement, _name(trained))
+    return measuring.rows
 
 
 class Measuring:
@@ -64,45 +65,49 @@ class Measuring:
     Args:
         root: Folder that is looked into before the Hub.
         batch_size: Images in a batch.
+        records: Folder for rows, those by which learning rates are chosen among them.
+
+    Attributes:
+        rows: All that were asked for so far.
 
     Raises:
         ValueError: If `root` is no folder; what is to be measured may be asked for only after hours of training.
     """
 
-    def __init__(self, root: str | None, batch_size: int) -> None:
+    def __init__(self, root: str | None, batch_size: int, records: Path) -> None:
         require_root(root)
         self.root = root
         self.batch_size = batch_size
+        self.records = records
+        self.rows: list[Row] = []
         self._load = cache(self._load_dataset)
 
-    def measure(
-        self, checkpoint: str, measurement: Measurement, records: Path, model_id: str | None = None
-    ) -> list[Row]:
+    def measure(self, checkpoint: str, measurement: Measurement, model_id: str) -> list[Row]:
         """Rows of a checkpoint, one for each data set and protocol; those that are there already are taken."""
         loaded, processor = load_checkpoint(checkpoint)
         model: Any = loaded.to(process_state().device)
         revision = checkpoint_revision(packaged_checkpoint(checkpoint), model)
-        return [
+        found = [
             evaluate_robustness(
                 model,
                 processor.tokenizer,
                 self._load(source, name),
                 protocol,
                 batch_size=self.batch_size,
-                records_dir=records,
+                records_dir=self.records / model_id,
                 resume=True,
                 revision=revision,
-                model_id=model_id or records.name,
+                model_id=model_id,
             )
             for name, source in measurement.sources(self.root).items()
             for protocol in measurement.protocols()
         ]
+        self.rows += found
+        return found
 
     def _load_dataset(self, source: DataSource, name: str) -> ImageDataset:
         only: Any = source.load()  # a mixture has several names
-        if source.name != name:
-            only.name = name
-        return only
+        return only.called(name) if source.name != name else only
 
 
 def _claim(out: Path, content: Mapping[str, Any]) -> None:
@@ -119,10 +124,11 @@ def _claim(out: Path, content: Mapping[str, Any]) -> None:
     copy.write_text(yaml.safe_dump(dict(content), sort_keys=False))
 
 
-def _measure_original(plan: StudyPlan, measuring: Measuring, out: Path) -> list[Row]:
+def _measure_original(plan: StudyPlan, measuring: Measuring) -> None:
     name = plan.recipe["model"] if isinstance(plan.recipe["model"], str) else plan.recipe["model"]["name"]
-    wanted = [measurement for measurement in plan.evaluation if not measurement.only]
-    return [row for each in wanted for row in measuring.measure(name, each, out / "rows" / _ORIGINAL)]
+    for measurement in plan.evaluation:
+        if not measurement.only:
+            measuring.measure(name, measurement, _ORIGINAL)
 
 
 def _choose(plan: StudyPlan, method: str, measuring: Measuring) -> Run:
@@ -132,7 +138,7 @@ def _choose(plan: StudyPlan, method: str, measuring: Measuring) -> Run:
         _train(trial)
         if len(plan.learning_rates_of(method)) == 1:
             return trial
-        rows = measuring.measure(str(trial.folder), plan.selection, trial.folder / "selection", _name(trial))
+        rows = measuring.measure(str(trial.folder), plan.selection, _name(trial))
         means = [(row.clean_accuracy + (row.robust_accuracy or 0.0)) / 2 for row in rows]
         scores[trial.learning_rate] = statistics.fmean(means)
     best = max(scores, key=lambda rate: scores[rate])
@@ -151,12 +157,17 @@ def _name(run: Run) -> str:
 
 
 def render(rows: Sequence[Row], plan: StudyPlan) -> str:
-    """Means of each method over its seeds, then every row, one table for each protocol."""
-    parts = []
+    """Means of each method over its seeds and every row, one table for each protocol; last what chose among rates."""
     trained_on = Path(str(plan.run(next(iter(plan.methods)), 1.0, 0).recipe["data"]["train"])).name
+    tables, choices = [], []
     for measure, group in group_rows(rows).items():
-        parts += [f"**{measure}**", summary(group, [_ORIGINAL, *plan.methods], trained_on), markdown_table(group)]
-    return "\n\n".join(parts)
+        names, splits = {row.dataset["name"] for row in group}, {row.dataset["split"] for row in group}
+        if splits == {plan.selection.split}:
+            choices += [f"**Held-out images, by which learning rates are chosen. {measure}**", markdown_table(group)]
+            continue
+        means = [] if names <= plan.parts_of_sets else [summary(group, [_ORIGINAL, *plan.methods], trained_on)]
+        tables += [f"**{measure}**", *means, markdown_table(group)]
+    return "\n\n".join(tables + choices)
 
 
 def add_parser(subparsers: Any) -> None:

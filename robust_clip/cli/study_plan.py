@@ -97,7 +97,8 @@ class StudyPlan:
         seeds: Of training. The grid is searched with the first.
 
     Raises:
-        ValueError: If something is empty or unknown, images would be trained on that choose, or a recipe is wrong.
+        ValueError: If something is empty, repeated or unknown, images would choose that are trained on or tested on,
+            or a recipe is wrong.
     """
 
     output_dir: str
@@ -120,18 +121,19 @@ class StudyPlan:
             raise ValueError(f"evaluation names {sorted(unknown)}, which are not among {sorted(self.methods)}.")
         for method in self.methods:
             run = self.run(method, self.learning_rates_of(method)[0], self.seeds_of(method)[0])
-            split = Sections.of(run.recipe).data.split
-            if self.selection.split == split:
+            whole, _, part = Sections.of(run.recipe).data.split.partition(":")
+            if part != "fit" or self.selection.split != f"{whole}:validation":
                 raise ValueError(
-                    f"{method} would be trained on {split!r}, by which learning rates are chosen; train on "
-                    "train:fit and choose by train:validation."
+                    f"{method} would be trained on the split {run.recipe['data'].get('split', whole)!r}, and learning "
+                    f"rates chosen by {self.selection.split!r}: what chooses is held out of training and is no test "
+                    'split. Set data.split "train:fit" and selection.split "train:validation".'
                 )
 
     def seeds_of(self, method: str) -> Sequence[int]:
         """Its own, or those of the study.
 
         Raises:
-            ValueError: If its list is empty.
+            ValueError: If its list is empty or repeats one.
         """
         return self._own(method, "seeds")
 
@@ -139,9 +141,14 @@ class StudyPlan:
         """Its own grid, or that of the study.
 
         Raises:
-            ValueError: If its list is empty.
+            ValueError: If its list is empty or repeats one.
         """
         return self._own(method, "learning_rates")
+
+    @property
+    def parts_of_sets(self) -> set[str]:
+        """Names of what is measured beside whole data sets; no mean over them says anything."""
+        return {name for each in self.evaluation if isinstance(each.datasets, Mapping) for name in each.datasets}
 
     def by_seed(self, methods: Iterable[str]) -> Iterator[tuple[str, int]]:
         """Each method with its first seed, then with its second: stopped early, a study compares all of them."""
@@ -176,6 +183,8 @@ class StudyPlan:
         found: Sequence[Any] = self.methods[method].get(what, getattr(self, what))
         if not found:
             raise ValueError(f"The {what} of {method} are an empty list.")
+        if len(set(found)) < len(found):
+            raise ValueError(f"The {what} of {method} are not all different: {list(found)}.")
         return found
 
     @classmethod

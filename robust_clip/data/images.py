@@ -35,6 +35,7 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
             each line is a caption.
 
     Attributes:
+        source: The name that it was loaded by, whatever `called` makes of it: what protocols and templates go by.
         captions: For each image the tuple of its captions; `None` without a column of captions.
 
     Raises:
@@ -57,7 +58,7 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
     ) -> None:
         if len(rows) == 0:
             raise ValueError(f"{name}: the split {split!r} is empty.")
-        self.name, self.split, self.epoch = name, split, 0
+        self.name, self.source, self.split, self.epoch = name, name, split, 0
         self.text_column = text_column or next((c for c in CAPTION_COLUMNS if c in rows.column_names), None)
         self.image_column = image_column or _only_column(rows, datasets.Image, name, "image")
         self.label_column = label_column or _label_column(rows, name, has_captions=self.text_column is not None)
@@ -102,6 +103,12 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
         """
         other = copy.copy(self)
         other.templates = _checked_templates(self.name, templates)
+        return other
+
+    def called(self, name: str) -> "ImageDataset":
+        """The same under another name in records and error messages, as parts of one data set need one each."""
+        other = copy.copy(self)
+        other.name = name
         return other
 
     def keep_classes(self, names: Sequence[str]) -> "ImageDataset":

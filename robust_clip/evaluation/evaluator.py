@@ -97,7 +97,7 @@ def evaluate_robustness(
     row, known, seconds, unchecked = on_main(partial(_open, store, identity, resume))
     if row and not (thorough and unchecked and fitted.stages):
         return row
-    collator = PixelCollator(model.image_size, protocol.resolution_for(dataset.name), on_bad_image)
+    collator = PixelCollator(model.image_size, protocol.resolution_for(dataset.source), on_bad_image)
     journal = Journal(store, part_size=batch_size)
     with eval_mode(model), compiled_tower(model, fitted.compiled):
         bench = set_up(model, tokenizer, names, templates, fitted, seed, inner_problem)
@@ -164,9 +164,9 @@ def _prompts(model: RobustCLIPModel, dataset: ImageDataset, protocol: Protocol) 
     if protocol.templates == "single":
         templates = templates[:1]
     elif protocol.templates == "clip":
-        templates = list(templates_for(dataset.name, "clip"))
+        templates = list(templates_for(dataset.source, "clip"))
     elif len(templates) == 1:
-        templates = list(templates_for(dataset.name, "ensemble"))
+        templates = list(templates_for(dataset.source, "ensemble"))
     return names, list(class_templates(model, templates))
 
 

@@ -185,7 +185,10 @@ def encode_class_prompts(student: RobustCLIPModel, batch: Batch, objective: str)
     """Unit class embeddings `(C, D)` by a pass of the student's text tower over the batch's prompts."""
     embeds = class_embeds_of(batch, objective)
     if batch.prompt_ids is None:
-        raise ValueError(f"{objective} trains class prompts through the text tower; the batch carries no prompts.")
+        raise ValueError(
+            f"{objective} trains class prompts through the text tower; the batch carries no prompts, which go to an "
+            "objective whose trains_class_prompts is true."
+        )
     return pool_templates(student.encode_text(batch.prompt_ids, batch.prompt_mask), len(embeds))
 
 

@@ -35,8 +35,8 @@ class MMCoA(Objective):
     Under several processes each contrasts within its own batch.
 
     Args:
-        domain: `both`, the method; `image` or `text` for one of its sides. `text` trains the text tower alone, as the
-            authors' code does.
+        domain: `both`, the method; `image` or `text` for one of its sides. `text` trains the text tower alone, without
+            the temperature; the authors' code keeps its position embeddings and projection frozen, too.
         image_weight: `w_i`, 0.5 in the authors' code.
         text_weight: `w_t`, 0.5 in the authors' code.
         duplicates: What becomes of other pairs with the very same text: `soft_targets` shares the target among them,
@@ -64,7 +64,6 @@ class MMCoA(Objective):
     needs_classes: ClassVar[bool] = False
     needs_captions: ClassVar[bool] = True
     trains_text: ClassVar[bool] = True
-    trains_logit_scale: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weights(image_weight=self.image_weight, text_weight=self.text_weight)
@@ -84,6 +83,11 @@ class MMCoA(Objective):
     @property
     def trains_vision(self) -> bool:  # type: ignore[override]
         """Whether the image tower learns."""
+        return self.domain != "text"
+
+    @property
+    def trains_logit_scale(self) -> bool:  # type: ignore[override]
+        """Whether the temperature learns with the towers."""
         return self.domain != "text"
 
     @property

@@ -41,8 +41,8 @@ class PMGAFT(Objective):
     the temperature, so that logits are bare cosines, in training, attack and evaluation; it sums the divergences over
     the batch beside a mean of cross-entropy; it builds a graph through the original; and it normalises pixels by the
     mean and deviation of ImageNet instead of CLIP's. `PMGAFT.authors()` has their temperature and sum. Normalisation
-    belongs to the model: `RobustCLIPModel.from_pretrained(name, image_mean=[0.485, 0.456, 0.406],
-    image_std=[0.229, 0.224, 0.225])`. A sum grows with the batch and so depends on how it is cut.
+    belongs to the model: `image_mean` and `image_std` of its configuration, or of a recipe's `model` section. A sum
+    grows with the batch and so depends on how it is cut.
 
     The reference comes first in both divergences, as in the authors' code; AdvFLYP's comparison
     (https://huggingface.co/papers/2604.11576) puts the adversarial prediction first.

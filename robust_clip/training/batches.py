@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_clip.attacks import TextAttack
 from robust_clip.models import (
@@ -102,7 +102,10 @@ class BatchMaker:
         batch.other_class_embeds = self._other_class_embeds
 
     def _add_prompts(self, batch: Batch, student: RobustCLIPModel, prompts: Sequence[str], classes: int) -> None:
-        """One pass of all prompts serves the attack, without its gradient, and the loss."""
+        """One pass of all prompts serves the attack, without its gradient, and the loss.
+
+        Unless something is dropped out of it, which is for the loss alone.
+        """
         if self._prompts is None:
             self._prompts = tokenize(self.tokenizer, prompts, student.device)
         tokens = self._prompts
@@ -110,6 +113,8 @@ class BatchMaker:
         encoded = student(compute=lambda model: pool_templates(model.encode_text(**tokens), classes))
         batch.prompt_ids, batch.prompt_mask = tokens["input_ids"], tokens["attention_mask"]
         batch.learning_class_embeds, self._class_embeds = encoded, encoded.detach()
+        if drops_out(student.text_model):
+            self._class_embeds = pool_templates(embed_texts(student, self.tokenizer, prompts), classes)
 
     def _add_captions(
         self,
@@ -134,3 +139,9 @@ class BatchMaker:
         attacked = tokenize(self.tokenizer, found, device)
         batch.attacked_ids, batch.attacked_mask = attacked["input_ids"], attacked["attention_mask"]
         self.text_attack_seconds += time.perf_counter() - start
+
+
+def drops_out(tower: Any) -> bool:
+    """Whether a pass of a tower is another in training than in evaluation: dropout of its attention or an adapter."""
+    adapters = any(isinstance(module, nn.Dropout) and module.p > 0 for module in tower.modules())
+    return adapters or tower.config.attention_dropout > 0

@@ -6,6 +6,7 @@ from torch import nn
 
 from robust_clip.attacks import APGD, FAB, CrossEntropy, sample_generators
 from robust_clip.attacks.targets import rank_wrong_classes
+from robust_clip.models import Draws
 from robust_clip.threat_model import ThreatModel
 
 
@@ -52,3 +53,24 @@ def test_targets_beside_each_other_find_what_they_find_one_after_the_other(attac
     assert torch.equal(images[None], images[36])
     assert max(passes[36]) > 12
     assert len(passes[36]) < 0.8 * len(passes[None])
+
+
+@pytest.mark.parametrize("attack", [APGD(steps=3, targets=5), FAB(steps=3, targets=5)], ids=["apgd", "fab"])
+def test_of_a_model_that_draws_lots_no_sample_depends_on_the_batch(attack):
+    """Whose draws go on each time that it sees an image again."""
+    torch.manual_seed(0)
+    weight, pixels = torch.randn(10, 3 * 8 * 8), torch.rand(8, 3, 8, 8)
+    loss, images = CrossEntropy((pixels.flatten(1) @ weight.T).argmax(dim=1)), {}
+    for batch_size in (None, 32):
+        draws = Draws("attacker", fresh=True)
+
+        def forward(batch, draws=draws):
+            noise = torch.stack([torch.randn(3, 8, 8, generator=each) for each in draws(batch)])
+            return (batch + 0.05 * noise).flatten(1) @ weight.T
+
+        generators = sample_generators(0, range(8))
+        images[batch_size] = attack(
+            forward, pixels, loss, ThreatModel("l2", 0.02), generators, batch_size=batch_size, eot_samples=3
+        )
+    assert torch.equal(images[None], images[32])
+    assert not torch.equal(images[None], pixels)

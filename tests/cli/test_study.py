@@ -61,15 +61,18 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert run(content, tmp_path) == 0
     printed = capsys.readouterr().out
     rows = sorted((tmp_path / "study" / "rows").rglob("row.json"))
-    assert len(rows) == 4
+    # Three that were trained and chosen, the original, and two methods by two rates on held-out images.
+    assert len(rows) == 4 + 4
     for method, seeds in (("tecoa", 2), ("clean", 1)):
         scores = {}
-        for folder in (tmp_path / "study" / method).glob("*seed_0"):
-            (row,) = folder.rglob("selection/**/row.json")
-            scores[folder.name.split("_")[2]] = json.loads(row.read_text())["clean_accuracy"]
+        for folder in (tmp_path / "study" / "rows").glob(f"{method}_seed_0_*"):
+            (row,) = folder.glob("*-train_validation/*/row.json")
+            scores[folder.name.rpartition("_")[2]] = json.loads(row.read_text())["clean_accuracy"]
         best = max(scores, key=scores.get)
         assert f"{method}: learning rate {best} chosen" in printed
-        assert len(list((tmp_path / "study" / "rows").glob(f"{method}_seed_*_learning_rate_{best}"))) == seeds
+        chosen = (tmp_path / "study" / "rows").glob(f"{method}_seed_*_learning_rate_{best}/*-test")
+        assert len(list(chosen)) == seeds
+    assert printed.count("**Held-out images, by which learning rates are chosen. Protocol clean v1") == 1
     original = next(path for path in rows if "original" in path.parts)
     other = json.loads(original.read_text())
     original.write_text(json.dumps(other | {"versions": other["versions"] | {"robust-clip": "0.1.0+g11111111"}}))
@@ -107,7 +110,10 @@ def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys):
         ({"methods": {"tecoa": {"objective": "tecoa", "learning_rates": [-1]}}}, "learning_rates must be positive"),
         ({"methods": {"tecoa": {"objective": "tecoa", "attacks": 1}}}, "Unknown section 'attacks'"),
         ({"methods": {"tecoa": {"objective": "nope"}}}, "Unknown objective 'nope'"),
-        ({"selection": {"protocol": "clean", "datasets": ["x"], "split": "train:fit"}}, "would be trained on"),
+        ({"selection": {"protocol": "clean", "datasets": ["x"], "split": "train:fit"}}, "is held out of training"),
+        ({"selection": {"protocol": "clean", "datasets": ["x"]}}, "chosen by 'test': what chooses is held out"),
+        ({"methods": {"tecoa": {"objective": "tecoa", "data": {"split": "train"}}}}, "trained on the split 'train'"),
+        ({"seeds": [0, 0], "methods": {"tecoa": {"objective": "tecoa"}}}, "seeds of tecoa are not all different"),
         ({"evaluation": [{"protocol": "clean", "datasets": ["x"], "only": ["fare"]}]}, "names ['fare']"),
         ({"evaluation": [{"protocol": "nope", "datasets": ["x"]}]}, "nope"),
         ({"evaluation": [{"protocol": "clean", "datasets": []}]}, "needs datasets"),
@@ -143,7 +149,9 @@ def test_some_classes_are_measured_under_a_name_of_their_own(content, coloured_f
     evaluation = [*content["evaluation"], {"protocol": "clean", "datasets": two, "split": "test"}]
     methods = {"tecoa": {"objective": "tecoa", "learning_rates": [0.3]}}
     assert run(content | {"methods": methods, "evaluation": evaluation}, tmp_path, "--methods", "tecoa") == 0
-    assert "| two | tecoa_seed_0_learning_rate_0.3 | 16 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| two | tecoa_seed_0_learning_rate_0.3 | 16 |" in printed
+    assert printed.count("| method | seeds |") == 1
     (row,) = (tmp_path / "study" / "rows").glob("*/two-test/**/row.json")
     assert json.loads(row.read_text())["dataset"]["name"] == "two"
 

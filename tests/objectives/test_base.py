@@ -61,7 +61,7 @@ def test_an_objective_needs_only_what_it_says(objective_class, tiny_model, batch
         batch.adversarial = torch.full_like(batch.pixels, torch.nan)
     if not objective.needs_text_attack:
         batch.attacked_ids = batch.attacked_mask = None
-    if not (objective.trains_text and objective.needs_classes):
+    if not objective.trains_class_prompts:
         batch.prompt_ids = batch.prompt_mask = None
     if objective.other_template is None:
         batch.other_class_embeds = None

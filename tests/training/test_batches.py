@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robust_clip import attacks
+from robust_clip.adaptation import LoRA
 from robust_clip.models import embed_classes
 from robust_clip.objectives import LEAF, TIMA, MMCoA, TeCoA
 from robust_clip.training.adapted import drop_towers, original_of
@@ -55,6 +56,18 @@ def test_attack_and_loss_share_one_pass_of_the_class_prompts(make: Any, monkeypa
     trainer.compute_loss(trainer.model, inputs).backward()
     assert len(passes) == 1
     assert trainer.model.text_projection.weight.grad.abs().sum() > 0
+
+
+def test_dropout_is_for_the_loss_and_not_for_the_attack(make: Any) -> None:
+    adapter = LoRA(["vision", "text"], r=2, lora_dropout=0.5)
+    trainer = make(TIMA(), adaptation=adapter, **ATTACK)
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    trainer.model.train()
+    first, second = batch_of(trainer), batch_of(trainer)
+    assert torch.equal(first.class_embeds, second.class_embeds)
+    assert not torch.allclose(first.learning_class_embeds, second.learning_class_embeds)
 
 
 def test_class_embeddings_of_a_frozen_text_tower_are_computed_once(make: Any) -> None:
