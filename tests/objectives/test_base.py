@@ -11,6 +11,8 @@ from robust_clip.attacks import PGD, sample_generators
 from robust_clip.objectives import OBJECTIVES, Clean, Contrastive, TeCoA, adaptive_problem
 from robust_clip.threat_model import ThreatModel
 
+OF_CLASSES = {"class_embeds", "original_class_embeds", "other_class_embeds", "prompt_ids", "prompt_mask"}
+OF_CLASSES |= {"input_ids", "attention_mask", "attacked_ids", "attacked_mask"}
 every_objective = pytest.mark.parametrize("objective_class", OBJECTIVES.values(), ids=OBJECTIVES)
 
 
@@ -47,6 +49,26 @@ def test_terms_are_finite_scalars_that_reach_the_towers_it_names(objective_class
     ):
         gradient = projection.weight.grad
         assert (gradient is not None and gradient.abs().max().item() > 0) == learns
+
+
+@every_objective
+@pytest.mark.parametrize("same", [False, True], ids=["another original", "itself as the original"])
+def test_one_class_leaves_loss_and_gradients_finite(objective_class, same, tiny_model, batch):
+    """And cross-entropy over it is 0."""
+    objective = objective_class()
+    one = dataclasses.replace(
+        batch,
+        labels=torch.zeros_like(batch.labels),
+        text_index=torch.zeros_like(batch.labels),
+        **{name: getattr(batch, name)[:1] for name in OF_CLASSES},
+    )
+    teacher = copy.deepcopy(tiny_model).requires_grad_(False) if same else teacher_of(objective, tiny_model)
+    terms = objective(tiny_model, teacher if objective.needs_teacher else None, one)
+    sum(terms.values()).backward()
+    assert all(term.isfinite() for term in terms.values())
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in tiny_model.parameters())
+    for name in {"tecoa", "cross_entropy", "clean", "apt", "tam"} & terms.keys():
+        assert terms[name].item() == pytest.approx(0, abs=1e-6)
 
 
 @every_objective

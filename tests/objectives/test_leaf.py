@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from reference.differences import central_differences
 from robust_clip.objectives import LEAF
 
 
@@ -25,6 +26,22 @@ def test_leaf_is_its_twin(tiny_model, pairs):
     clean = teacher.encode_text(pairs.input_ids, pairs.attention_mask).detach().double().numpy()
     total = sum(sum((a - b) ** 2 for a, b in zip(attacked[i], clean[i], strict=True)) for i in pairs.text_index)
     assert loss.item() == pytest.approx(total / len(pairs.text_index), rel=1e-5)
+
+
+def test_gradient_is_the_finite_differences(tiny_model, pairs):
+    """To the features' map, of what the twin computes from it."""
+    teacher, weight = copy.deepcopy(tiny_model), tiny_model.text_projection.weight
+    torch.nn.init.normal_(weight)
+    LEAF()(tiny_model, teacher, pairs)["leaf"].backward()
+    pooled = tiny_model.text_model(pairs.attacked_ids, pairs.attacked_mask).pooler_output.detach().double().numpy()
+    clean = teacher.encode_text(pairs.input_ids, pairs.attention_mask).detach().double().numpy()
+    rows = pairs.text_index.numpy()
+
+    def twin(projection):
+        return np.mean([((projection @ pooled[row] - clean[row]) ** 2).sum() for row in rows])
+
+    expected = central_differences(twin, weight.detach().double().numpy())
+    np.testing.assert_allclose(weight.grad.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_unattacked_texts_of_the_original_cost_nothing(tiny_model, pairs):

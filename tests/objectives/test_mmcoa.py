@@ -120,6 +120,12 @@ def test_attack_on_images_climbs_class_prompts_where_there_are_classes(tiny_mode
     assert torch.equal(loss.labels, pairs.text_index)
 
 
+def test_a_side_of_weight_0_leaves_the_other(tiny_model, pairs):
+    both, image = MMCoA(text_weight=0), MMCoA(domain="image")
+    assert both(tiny_model, None, pairs)["text"].item() == 0
+    assert torch.equal(both(tiny_model, None, pairs)["image"], image(tiny_model, None, pairs)["image"])
+
+
 def test_the_text_side_alone_leaves_the_temperature(tiny_model, pairs):
     assert not MMCoA(domain="text").trains_logit_scale
     assert MMCoA(domain="image").trains_logit_scale
