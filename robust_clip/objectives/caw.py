@@ -56,10 +56,14 @@ class CAW(Objective):
   year={2025}
 }""",
     )
-    needs_teacher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weights(alpha=self.alpha, beta=self.beta)
+
+    @property
+    def needs_teacher(self) -> bool:  # type: ignore[override]
+        """Not with both weights 0, which is TeCoA."""
+        return self.teacher_passes > 0
 
     @property
     def teacher_passes(self) -> int:  # type: ignore[override]
@@ -68,11 +72,12 @@ class CAW(Objective):
 
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"cross_entropy": scalar, "confidence": scalar, "alignment": scalar}`, without those of weight 0."""
-        class_embeds, original = class_embeds_of(batch, "CAW"), teacher_of(teacher, "CAW")
+        class_embeds = class_embeds_of(batch, "CAW")
         features = student.encode_image(batch.adversarial)
         logits = class_logits(features, class_embeds, student.logit_scale.exp())
         terms = {"cross_entropy": F.cross_entropy(logits, batch.labels)}
         if self.alpha:
+            original = teacher_of(teacher, "CAW")
             with torch.no_grad():
                 clean = clean_teacher_features(original, batch)
                 clean_logits = class_logits(clean, class_embeds, original.logit_scale.exp())
@@ -81,7 +86,7 @@ class CAW(Objective):
         if self.beta:
             # Without gradient in training. An attack on the whole loss differentiates this pass too: its input moves.
             with torch.set_grad_enabled(batch.adversarial.requires_grad):
-                reference = original.encode_image(batch.adversarial)
+                reference = teacher_of(teacher, "CAW").encode_image(batch.adversarial)
             terms["alignment"] = self.beta * feature_distance(features, reference, self.normalize_features).mean()
         return terms
 

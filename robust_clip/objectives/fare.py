@@ -64,6 +64,11 @@ class FARE(Objective):
             raise ValueError(f"clean_weight is the clean term's share, from 0 to 1, got {self.clean_weight}.")
 
     @property
+    def needs_attack(self) -> bool:  # type: ignore[override]
+        """Not where the clean term is all."""
+        return self.clean_weight < 1
+
+    @property
     def student_passes(self) -> int:  # type: ignore[override]
         """Of the terms that are on."""
         return int(self.clean_weight < 1) + int(self.clean_weight > 0)

@@ -74,7 +74,6 @@ class PMGAFT(Objective):
   year={2024}
 }""",
     )
-    needs_teacher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weights(alpha=self.alpha, beta=self.beta)
@@ -88,6 +87,11 @@ class PMGAFT(Objective):
         return cls(reduction="sum", temperature=1.0)
 
     @property
+    def needs_teacher(self) -> bool:  # type: ignore[override]
+        """Not without L_general."""
+        return self.teacher_passes > 0
+
+    @property
     def student_passes(self) -> int:  # type: ignore[override]
         """Adversarial images, and clean ones for the clean term."""
         return 1 + int(self.beta > 0)
@@ -99,11 +103,12 @@ class PMGAFT(Objective):
 
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"cross_entropy": scalar, "general": scalar, "clean": scalar}`, without those of weight 0."""
-        class_embeds, original = class_embeds_of(batch, "PMG-AFT"), teacher_of(teacher, "PMG-AFT")
+        class_embeds = class_embeds_of(batch, "PMG-AFT")
         scale = scale_of(student, self.temperature)
         logits = class_logits(student.encode_image(batch.adversarial), class_embeds, scale)
         terms = {"cross_entropy": F.cross_entropy(logits, batch.labels)}
         if self.alpha:
+            original = teacher_of(teacher, "PMG-AFT")
             # Without gradient in training. An attack on the whole loss differentiates this pass too: its input moves.
             with torch.set_grad_enabled(batch.adversarial.requires_grad):
                 original_logits = class_logits(original.encode_image(batch.adversarial), class_embeds, scale)

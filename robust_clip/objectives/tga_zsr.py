@@ -64,12 +64,16 @@ class TGAZSR(Objective):
   year={2024}
 }""",
     )
-    needs_teacher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weights(alpha=self.alpha, beta=self.beta)
         check_choice("distance", self.distance, get_args(Distance))
         check_choice("token_norm", self.token_norm, get_args(TokenNorm))
+
+    @property
+    def needs_teacher(self) -> bool:  # type: ignore[override]
+        """Not with both weights 0, which is TeCoA."""
+        return self.teacher_passes > 0
 
     @property
     def student_passes(self) -> int:  # type: ignore[override]
@@ -84,7 +88,7 @@ class TGAZSR(Objective):
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
         """`{"cross_entropy": scalar, "refinement": scalar, "constraint": scalar}`, without those of weight 0."""
         name = type(self).__name__
-        class_embeds, original = class_embeds_of(batch, name), teacher_of(teacher, name)
+        class_embeds = class_embeds_of(batch, name)
         if self.alpha:
             tokens = encode_tokens(student, batch.adversarial)
         else:
@@ -92,6 +96,7 @@ class TGAZSR(Objective):
         logits = class_logits(tokens[:, 0], class_embeds, student.logit_scale.exp())
         terms = {"cross_entropy": F.cross_entropy(logits, batch.labels)}
         if self.alpha or self.beta:
+            original = teacher_of(teacher, name)
             with torch.no_grad():
                 reference = self._attention(original, encode_tokens(original, batch.pixels), batch)
         if self.alpha:

@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from robust_clip.attacks import PGD, sample_generators
-from robust_clip.objectives import OBJECTIVES, Clean, Contrastive, TeCoA, adaptive_problem
+from robust_clip.objectives import (
+    CAW,
+    FARE,
+    OBJECTIVES,
+    PMGAFT,
+    TGAZSR,
+    Clean,
+    CompTGA,
+    Contrastive,
+    TeCoA,
+    adaptive_problem,
+)
 from robust_clip.threat_model import ThreatModel
 
 OF_CLASSES = {"class_embeds", "original_class_embeds", "other_class_embeds", "prompt_ids", "prompt_mask"}
@@ -69,6 +80,18 @@ def test_one_class_leaves_loss_and_gradients_finite(objective_class, same, tiny_
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in tiny_model.parameters())
     for name in {"tecoa", "cross_entropy", "clean", "apt", "tam"} & terms.keys():
         assert terms[name].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", [CAW(0, 0), PMGAFT(0, 0), TGAZSR(0, 0), CompTGA(0, 0)], ids=str)
+def test_weights_of_0_leave_tecoa_without_a_teacher(objective, tiny_model, batch):
+    (loss,) = objective(tiny_model, None, batch).values()
+    assert not objective.needs_teacher
+    assert torch.equal(loss, TeCoA()(tiny_model, None, batch)["tecoa"])
+
+
+def test_fare_of_clean_images_alone_attacks_none():
+    assert not FARE(clean_weight=1).needs_attack
+    assert FARE(clean_weight=0.5).needs_attack
 
 
 @every_objective
