@@ -93,7 +93,7 @@ class BatchMaker:
     def _add_classes(self, batch: Batch, student: RobustCLIPModel) -> None:
         names, templates = self.class_names or (), class_templates(student, self.templates)
         if self.objective.trains_class_prompts:
-            self._add_prompts(batch, student, fill_templates(names, templates), len(names))
+            self._add_prompts(batch, student, names, templates)
         elif self._class_embeds is None or self.objective.trains_text:
             self._class_embeds = embed_classes(student, self.tokenizer, names, templates)
         batch.class_embeds = self._class_embeds
@@ -101,20 +101,22 @@ class BatchMaker:
         batch.original_class_embeds = self._class_embeds if frozen is None else frozen
         batch.other_class_embeds = self._other_class_embeds
 
-    def _add_prompts(self, batch: Batch, student: RobustCLIPModel, prompts: Sequence[str], classes: int) -> None:
+    def _add_prompts(
+        self, batch: Batch, student: RobustCLIPModel, names: Sequence[str], templates: Sequence[str]
+    ) -> None:
         """One pass of all prompts serves the attack, without its gradient, and the loss.
 
         Unless something is dropped out of it, which is for the loss alone.
         """
         if self._prompts is None:
-            self._prompts = tokenize(self.tokenizer, prompts, student.device)
+            self._prompts = tokenize(self.tokenizer, fill_templates(names, templates), student.device)
         tokens = self._prompts
         # By way of `forward`, which autocast is wrapped around.
-        encoded = student(compute=lambda model: pool_templates(model.encode_text(**tokens), classes))
+        encoded = student(compute=lambda model: pool_templates(model.encode_text(**tokens), len(names)))
         batch.prompt_ids, batch.prompt_mask = tokens["input_ids"], tokens["attention_mask"]
         batch.learning_class_embeds, self._class_embeds = encoded, encoded.detach()
         if drops_out(student.text_model):
-            self._class_embeds = pool_templates(embed_texts(student, self.tokenizer, prompts), classes)
+            self._class_embeds = embed_classes(student, self.tokenizer, names, templates)
 
     def _add_captions(
         self,

@@ -49,8 +49,9 @@ def test_every_term_is_its_twin(tiny_model, teacher, batch, form):
         return np.mean([attention_maps.distance(*pair, objective.distance) for pair in pairs])
 
     # Bringing a map to [0, 1] divides by its small range, and so magnifies the rounding of fp32.
-    assert terms["refinement"].item() == pytest.approx(0.7 * far(batch.adversarial), abs=1e-5, rel=1e-5)
-    assert terms["constraint"].item() == pytest.approx(0.3 * far(batch.pixels), abs=1e-5, rel=1e-5)
+    for bounds in ({"rel": 1e-4}, {"abs": 1e-5, "rel": 1e-5}):
+        assert terms["refinement"].item() == pytest.approx(0.7 * far(batch.adversarial), **bounds)
+        assert terms["constraint"].item() == pytest.approx(0.3 * far(batch.pixels), **bounds)
     torch.testing.assert_close(terms["cross_entropy"], TeCoA()(tiny_model, None, batch)["tecoa"])
 
 

@@ -46,7 +46,9 @@ def twin(student, batch, weight):
 def test_every_term_is_its_twin(student, prompted, weight):
     terms = FAP(weight=weight)(student, None, prompted)
     want = twin(student, prompted, weight)
-    assert {name: term.item() for name, term in terms.items()} == pytest.approx(want, abs=1e-5, rel=1e-5)
+    found = {name: term.item() for name, term in terms.items()}
+    assert found == pytest.approx(want, rel=1e-4)
+    assert found == pytest.approx(want, abs=1e-5, rel=1e-5)
     assert want["divergence"] > 1e-4
 
 

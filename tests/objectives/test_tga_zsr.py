@@ -45,7 +45,9 @@ def test_every_term_is_its_twin(tiny_model, teacher, batch, token_norm, distance
         "constraint": 0.3 * far(batch.pixels),
     }
     # Bringing a map to [0, 1] divides by its small range, and so magnifies the rounding of fp32.
-    assert {name: term.item() for name, term in terms.items()} == pytest.approx(twin, abs=1e-5, rel=1e-5)
+    found = {name: term.item() for name, term in terms.items()}
+    assert found == pytest.approx(twin, rel=1e-4)
+    assert found == pytest.approx(twin, abs=1e-5, rel=1e-5)
     assert min(twin.values()) > 1e-3
 
 
