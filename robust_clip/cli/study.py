@@ -111,17 +111,26 @@ class Measuring:
 
 
 def _claim(out: Path, content: Mapping[str, Any]) -> None:
-    """Make sure that what is in the folder is of the same study."""
+    """Makes sure that what is there is of the same study, to which methods, seeds and measurements may be added."""
     copy = out / "study.yaml"
-    if copy.exists():
-        found = yaml.safe_load(copy.read_text())
-        different = sorted(key for key in found.keys() | content.keys() if found.get(key) != content.get(key))
-        if different:
-            raise ValueError(
-                f"{out} holds another study: it differs in {', '.join(different)}. Name another output_dir."
-            )
+    found = yaml.safe_load(copy.read_text()) if copy.exists() else {}
+    before, now = _settled(found), _settled(content)
+    different = sorted(key for key in before.keys() & now.keys() if before[key] != now[key])
+    if different:
+        raise ValueError(f"{out} holds another study: it differs in {', '.join(different)}. Name another output_dir.")
     out.mkdir(parents=True, exist_ok=True)
-    copy.write_text(yaml.safe_dump(dict(content), sort_keys=False))
+    methods = {**found.get("methods", {}), **content["methods"]}
+    copy.write_text(yaml.safe_dump({**content, "methods": methods}, sort_keys=False))
+
+
+def _settled(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows that are there depend on: what is shared, and of each method all but its further seeds."""
+    shared = {key: content[key] for key in ("recipe", "learning_rates", "selection") if key in content}
+    own = {
+        f"methods.{name}": {**method, "seeds": (method.get("seeds") or content.get("seeds") or [0])[0]}
+        for name, method in content.get("methods", {}).items()
+    }
+    return shared | own
 
 
 def _measure_original(plan: StudyPlan, measuring: Measuring) -> None:

@@ -91,11 +91,40 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert not (tmp_path / "study" / "rows").exists()
 
 
-def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"learning_rates": [0.1]}, "differs in learning_rates."),
+        ({"methods": {"tecoa": {"objective": "tecoa", "seeds": [5]}}}, "differs in methods.tecoa."),
+        ({"methods": {"tecoa": {"objective": "clean"}}, "recipe": {}}, "differs in methods.tecoa, recipe."),
+    ],
+)
+def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys, change, told):
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "study.yaml").write_text(yaml.safe_dump(content | {"seeds": [5]}))
+    (tmp_path / "study" / "study.yaml").write_text(yaml.safe_dump(content | change))
     assert run(content, tmp_path) == 2
-    assert "differs in seeds" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+
+
+def test_a_study_may_grow_by_methods_seeds_and_measurements(content, tmp_path):
+    small = content | {
+        "methods": {"clean": content["methods"]["clean"], "tecoa": {"objective": "tecoa", "seeds": [0]}},
+        "learning_rates": [1e-9],
+        "evaluation": [content["evaluation"][0] | {"protocol": "clean", "epsilons": []}],
+    }
+    assert run(small, tmp_path, "--methods", "tecoa") == 0
+    rows = tmp_path / "study" / "rows"
+    before = {path: path.stat().st_mtime_ns for path in rows.rglob("row.json")}
+    assert len(before) == 1
+    grown = small | {
+        "methods": {"tecoa": content["methods"]["tecoa"], "mart": {"objective": "mart"}},
+        "evaluation": small["evaluation"] + content["evaluation"],
+    }
+    assert run(grown, tmp_path, "--methods", "tecoa") == 0
+    assert len(list(rows.rglob("row.json"))) == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    kept = yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())
+    assert set(kept["methods"]) == {"clean", "tecoa", "mart"}
 
 
 @pytest.mark.parametrize(
