@@ -13,16 +13,17 @@ import yaml
 from robust_clip.data import DataSource, ImageDataset
 from robust_clip.data.root import require_root
 from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
-from robust_clip.evaluation.method_summary import SEED, summary
+from robust_clip.evaluation.method_summary import RATE, SEED, summary
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.side_by_side import group_rows
 from robust_clip.evaluation.tables import markdown_table, read_rows
-from robust_clip.models import load_checkpoint, packaged_checkpoint
+from robust_clip.models import packaged_checkpoint
 from robust_clip.suggestions import instead
 from robust_clip.training.resume import is_finished
 
-from .recipe import read_yaml
+from .recipe import as_section, read_yaml
 from .report import deliver
+from .sections import ModelSource
 from .study_plan import Measurement, Run, StudyPlan
 from .train import train_recipe
 
@@ -46,6 +47,8 @@ def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
         if method not in plan.methods:
             raise ValueError(f"Unknown method {method!r}{instead(method, plan.methods, 'the study has')}")
     measuring = Measuring(args.root, args.batch_size, out / "rows")
+    chooses = any(len(plan.learning_rates_of(method)) > 1 for method in methods)
+    measuring.require([plan.selection, *plan.evaluation] if chooses else plan.evaluation)
     _claim(out, read_yaml(args.study))
     if args.methods is None:
         _measure_original(plan, measuring)
@@ -55,7 +58,7 @@ def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
         _train(trained)
         for measurement in plan.evaluation:
             if not measurement.only or method in measurement.only:
-                measuring.measure(str(trained.folder), measurement, _name(trained))
+                measuring.measure(ModelSource(str(trained.folder)), measurement, _name(trained))
     return measuring.rows
 
 
@@ -82,11 +85,21 @@ class Measuring:
         self.rows: list[Row] = []
         self._load = cache(self._load_dataset)
 
-    def measure(self, checkpoint: str, measurement: Measurement, model_id: str) -> list[Row]:
+    def require(self, measurements: Sequence[Measurement]) -> None:
+        """Reads what is to be measured on.
+
+        Raises:
+            ValueError: If a data set is not there.
+        """
+        for measurement in measurements:
+            for name, source in measurement.sources(self.root).items():
+                self._load(source, name)
+
+    def measure(self, checkpoint: ModelSource, measurement: Measurement, model_id: str) -> list[Row]:
         """Rows of a checkpoint, one for each data set and protocol; those that are there already are taken."""
-        loaded, processor = load_checkpoint(checkpoint)
+        loaded, processor = checkpoint.load(())
         model: Any = loaded.to(process_state().device)
-        revision = checkpoint_revision(packaged_checkpoint(checkpoint), model)
+        revision = checkpoint_revision(packaged_checkpoint(str(checkpoint.name)), model)
         found = [
             evaluate_robustness(
                 model,
@@ -134,10 +147,14 @@ def _settled(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measure_original(plan: StudyPlan, measuring: Measuring) -> None:
-    name = plan.recipe["model"] if isinstance(plan.recipe["model"], str) else plan.recipe["model"]["name"]
+    """What all methods start from, as it was published; nothing where they share no checkpoint."""
+    shared = as_section("model", plan.recipe.get("model"))
+    if "name" not in shared:
+        return
+    original = ModelSource(**{key: shared[key] for key in ("name", "revision") if key in shared})
     for measurement in plan.evaluation:
         if not measurement.only:
-            measuring.measure(name, measurement, _ORIGINAL)
+            measuring.measure(original, measurement, _ORIGINAL)
 
 
 def _choose(plan: StudyPlan, method: str, measuring: Measuring) -> Run:
@@ -147,7 +164,7 @@ def _choose(plan: StudyPlan, method: str, measuring: Measuring) -> Run:
         _train(trial)
         if len(plan.learning_rates_of(method)) == 1:
             return trial
-        rows = measuring.measure(str(trial.folder), plan.selection, _name(trial))
+        rows = measuring.measure(ModelSource(str(trial.folder)), plan.selection, _name(trial))
         means = [(row.clean_accuracy + (row.robust_accuracy or 0.0)) / 2 for row in rows]
         scores[trial.learning_rate] = statistics.fmean(means)
     best = max(scores, key=lambda rate: scores[rate])
@@ -162,7 +179,7 @@ def _train(run: Run) -> None:
 
 
 def _name(run: Run) -> str:
-    return f"{run.method}{SEED}{run.seed}_learning_rate_{run.learning_rate:g}"
+    return f"{run.method}{SEED}{run.seed}{RATE}{run.learning_rate:g}"
 
 
 def render(rows: Sequence[Row], plan: StudyPlan) -> str:
@@ -170,11 +187,11 @@ def render(rows: Sequence[Row], plan: StudyPlan) -> str:
     trained_on = Path(str(plan.run(next(iter(plan.methods)), 1.0, 0).recipe["data"]["train"])).name
     tables, choices = [], []
     for measure, group in group_rows(rows).items():
-        names, splits = {row.dataset["name"] for row in group}, {row.dataset["split"] for row in group}
-        if splits == {plan.selection.split}:
+        if {row.dataset["split"] for row in group} == {plan.selection.split}:
             choices += [f"**Held-out images, by which learning rates are chosen. {measure}**", markdown_table(group)]
             continue
-        means = [] if names <= plan.parts_of_sets else [summary(group, [_ORIGINAL, *plan.methods], trained_on)]
+        whole = [row for row in group if row.dataset["name"] not in plan.parts_of_sets]
+        means = [summary(whole, [_ORIGINAL, *plan.methods], trained_on)] if whole else []
         tables += [f"**{measure}**", *means, markdown_table(group)]
     return "\n\n".join(tables + choices)
 

@@ -61,6 +61,9 @@ class Measurement:
     only: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for name in ("datasets", "epsilons", "only"):
+            if isinstance(given := getattr(self, name), str | int | float):
+                raise ValueError(f"{name} of a measurement is a list, got {given!r}; write [{given}].")
         if not self.datasets:
             raise ValueError("A measurement needs datasets: a list of names.")
         self.protocols()
@@ -113,9 +116,12 @@ class StudyPlan:
         for name in ("methods", "learning_rates", "seeds", "evaluation"):
             if not getattr(self, name):
                 raise ValueError(f"A study needs {name}; the list is empty.")
+        for name, sections in self.methods.items():
+            if not isinstance(sections, Mapping):
+                raise ValueError(f"The method {name} must be a mapping of sections, got {sections!r}; {{}} is empty.")
         rates = [rate for method in self.methods for rate in self.learning_rates_of(method)]
-        if any(not rate > 0 for rate in rates):
-            raise ValueError(f"learning_rates must be positive, got {rates}.")
+        if any(not (isinstance(rate, int | float) and rate > 0) for rate in rates):
+            raise ValueError(f"learning_rates must be positive numbers, got {rates}.")
         unknown = {name for measured in self.evaluation for name in measured.only} - set(self.methods)
         if unknown:
             raise ValueError(f"evaluation names {sorted(unknown)}, which are not among {sorted(self.methods)}.")
@@ -181,6 +187,8 @@ class StudyPlan:
 
     def _own(self, method: str, what: str) -> Sequence[Any]:
         found: Sequence[Any] = self.methods[method].get(what, getattr(self, what))
+        if not isinstance(found, list | tuple):
+            raise ValueError(f"The {what} of {method} must be a list, got {found!r}.")
         if not found:
             raise ValueError(f"The {what} of {method} are an empty list.")
         if len(set(found)) < len(found):

@@ -42,6 +42,8 @@ class Gallery:
         predictions = sample.label, sample.clean_prediction, sample.adversarial_prediction
         if not self._folder or len(self._images) >= self._most or None in predictions or sample.broken_by is None:
             return
+        if sample.index in {example.index for example in self._images}:  # hung by a run that was killed right then
+            return
         label, before, after = (int(prediction or 0) for prediction in predictions)
         self._folder.mkdir(parents=True, exist_ok=True)
         files = [f"{sample.index}-{which}.png" for which in ("clean", "adversarial")]

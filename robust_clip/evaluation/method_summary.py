@@ -3,12 +3,13 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .records import Row
 
 # Models of a study are called `tecoa_seed_0_learning_rate_0.0001`.
 SEED = "_seed_"
+RATE = "_learning_rate_"
 
 Measured = tuple[float, float, float]  # an accuracy, and the ends of its interval
 
@@ -23,7 +24,10 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
 
     Returns:
         A table in Markdown, in %, each with the standard deviation over several seeds of training and the interval
-        that the number of images leaves.
+        that the number of images leaves; and the number of seeds, where not all of the method's were measured.
+
+    Raises:
+        ValueError: If a method has one seed at two learning rates.
     """
     threats = sorted({_threat(row) for row in rows if row.robust_accuracy is not None}, key=lambda it: (len(it), it))
     others = {row.dataset["name"] for row in rows} - {trained_on}
@@ -38,6 +42,7 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
             accuracies[_threat(row)][row.dataset["name"]] = (row.robust_accuracy, *row.robust_interval)
     lines = [["method", "seeds", *(f"{title}, {what}" for title, what in columns)]]
     lines.append(["---"] * len(lines[0]))
+    _require_one_rate(found)
     for method in methods:
         models = [accuracies for model, accuracies in found.items() if model.split(SEED)[0] == method]
         if models:
@@ -61,6 +66,12 @@ def mean_with_interval(measured: Sequence[Measured]) -> Measured:
     return mean, mean - below, mean + above
 
 
+def _require_one_rate(models: Iterable[str]) -> None:
+    runs = [model.rpartition(RATE)[0] for model in models if RATE in model]
+    if twice := next((run for run in runs if runs.count(run) > 1), None):
+        raise ValueError(f"{twice} was measured at several learning rates; leave the rows of one of them.")
+
+
 def _threat(row: Row) -> str:
     """What the images are up against: nothing where texts alone are attacked."""
     return row.threat_model or "attacked texts"
@@ -78,4 +89,5 @@ def _spread(means: Sequence[Measured | None]) -> str:
         return ""
     accuracy, low, high = map(statistics.fmean, zip(*found, strict=True))
     deviation = f" ± {statistics.stdev(mean[0] for mean in found):.1f}" if len(found) > 1 else ""
-    return f"{accuracy:.1f}{deviation} [{low:.1f}, {high:.1f}]"
+    fewer = f" of {len(found)} seed{'s' * (len(found) > 1)}" if len(found) < len(means) else ""
+    return f"{accuracy:.1f}{deviation} [{low:.1f}, {high:.1f}]{fewer}"

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .recall import recalls
@@ -110,7 +110,8 @@ class RetrievalStore(RunFolder[RetrievalRow]):
         notes = {"captions": json.dumps(attacked.captions), "seconds": str(seconds)}
         images = {str(place): image.contiguous().clone() for place, image in enumerate(attacked.images)}
         with advice(self.folder):
-            save_file(images, path.with_suffix(".unfinished"), notes)
+            # Its own writer raises an error of its own kind on a full disk.
+            path.with_suffix(".unfinished").write_bytes(save(images, notes))
             os.replace(path.with_suffix(".unfinished"), path)
 
     def read(self, stage: Mode, first: int) -> tuple[Attacked, float] | None:

@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from .examples import FOLDER as EXAMPLES
 from .protocol import Protocol
-from .records import write_json
+from .records import OURS, library_versions, write_json
 from .retrieval_protocol import RetrievalProtocol
 
 RowType = TypeVar("RowType")
+
+_VERSION = "version"  # beside an identity, of the code that measures
 
 
 class RunFolder(ABC, Generic[RowType]):
@@ -64,21 +67,29 @@ class RunFolder(ABC, Generic[RowType]):
             The row, if it is finished already.
 
         Raises:
-            ValueError: If there are results and `resume` is not set, if they are of another run, or if the folder
-                cannot be written.
+            ValueError: If there are results and `resume` is not set, if they are of another run, if parts of it were
+                measured by other code than this, or if the folder cannot be written.
         """
         require_writable(self.folder)
         if not resume:
             self.require_new()
+        version = library_versions()[OURS]
         if self._has_results():
             found = json.loads((self._row if self._row.exists() else self._identity).read_text())
             if unlike := "; ".join(differences(found, identity)):
                 raise ValueError(f"{self.folder} holds another {self.measured}: {unlike}. Give another directory")
             if self._row.exists():
                 return self._read_row()
+            if found[_VERSION] != version:
+                raise ValueError(
+                    f"{self.folder} holds parts measured by {OURS} {found[_VERSION]}, and this is {version}: go on "
+                    "with that one, or give another directory"
+                )
         with advice(self.folder):
+            if not self._has_results() and (self.folder / EXAMPLES).exists():
+                shutil.rmtree(self.folder / EXAMPLES)  # of a run that was killed before its first part
             self._parts.mkdir(exist_ok=True)
-            write_json(self._identity, identity)
+            write_json(self._identity, identity | {_VERSION: version})
         return None
 
     @abstractmethod

@@ -37,13 +37,15 @@ class MMCoA(Objective):
     Args:
         domain: `both`, the method; `image` or `text` for one of its sides. `text` trains the text tower alone, without
             the temperature; the authors' code keeps its position embeddings and projection frozen, too.
-        image_weight: `w_i`, 0.5 in the authors' code.
+        image_weight: `w_i`, 0.5 in the authors' code. A side of weight 0 is left out, with its attack.
         text_weight: `w_t`, 0.5 in the authors' code.
-        duplicates: What becomes of other pairs with the very same text: `soft_targets` shares the target among them,
-            `mask` leaves them out (both ours), `authors` takes them for negatives.
+        duplicates: What becomes of other pairs with the very same text. `authors` takes them for negatives. With
+            `soft_targets` equal texts are one text to choose from, and its images share the target. `mask` leaves
+            them out in both directions (both ours).
 
     Raises:
-        ValueError: On a negative weight, or an unknown domain or way with duplicates.
+        ValueError: On a negative weight, if nothing is left to learn from, or on an unknown domain or way with
+            duplicates.
     """
 
     domain: Domain = "both"
@@ -69,16 +71,19 @@ class MMCoA(Objective):
         check_weights(image_weight=self.image_weight, text_weight=self.text_weight)
         check_choice("domain", self.domain, get_args(Domain))
         check_choice("duplicates", self.duplicates, get_args(Duplicates))
+        if not (self.needs_attack or self.needs_text_attack):
+            told = f"domain {self.domain!r}, image_weight {self.image_weight:g}, text_weight {self.text_weight:g}"
+            raise ValueError(f"MMCoA has nothing to learn from with {told}; raise a weight.")
 
     @property
     def needs_attack(self) -> bool:  # type: ignore[override]
         """Whether images are attacked."""
-        return self.domain != "text"
+        return self.domain != "text" and self.image_weight > 0
 
     @property
     def needs_text_attack(self) -> bool:  # type: ignore[override]
         """Whether texts are attacked."""
-        return self.domain != "image"
+        return self.domain != "image" and self.text_weight > 0
 
     @property
     def trains_vision(self) -> bool:  # type: ignore[override]
@@ -93,7 +98,7 @@ class MMCoA(Objective):
     @property
     def student_passes(self) -> int:  # type: ignore[override]
         """Of the image tower: adversarial images, and clean ones beside attacked texts."""
-        return 2 if self.domain == "both" else 1
+        return self.needs_attack + self.needs_text_attack
 
     @property
     def text_passes(self) -> int:  # type: ignore[override]
@@ -101,16 +106,16 @@ class MMCoA(Objective):
         return self.student_passes
 
     def __call__(self, student: RobustCLIPModel, teacher: RobustCLIPModel | None, batch: Batch) -> dict[str, Tensor]:
-        """`{"image": scalar, "text": scalar}`, of which each domain has its own."""
+        """`{"image": scalar, "text": scalar}`, of which each domain has its own, without that of weight 0."""
         if batch.input_ids is None or batch.text_index is None:
             raise ValueError("MMCoA needs captions, or class names to make prompts of; this batch has neither.")
         scale = student.logit_scale.exp()
         terms = {}
-        if self.domain != "text":
+        if self.needs_attack:
             texts = _unit_texts(student, batch.input_ids, batch.attention_mask)[batch.text_index]
             logits = class_logits(student.encode_image(batch.adversarial), texts, scale)
             terms["image"] = self.image_weight * pair_contrast(logits, batch.text_index, self.duplicates)
-        if self.domain != "image":
+        if self.needs_text_attack:
             if batch.attacked_ids is None:
                 raise ValueError("MMCoA trains on attacked texts; this batch has none: give a text attack.")
             texts = _unit_texts(student, batch.attacked_ids, batch.attacked_mask)[batch.text_index]
@@ -151,15 +156,23 @@ def pair_contrast(logits: Tensor, groups: Tensor, duplicates: Duplicates = "soft
     Returns:
         Scalar, the sum of both directions, each a mean over the batch.
 
-    >>> logits, alike = torch.eye(2) * 2, torch.tensor([0, 0])
+    >>> logits, alike = torch.tensor([[2.0, 2.0], [0.0, 0.0]]), torch.tensor([0, 0])
     >>> [round(abs(float(pair_contrast(logits, alike, how))), 4) for how in ("soft_targets", "mask", "authors")]
-    [2.2539, 0.0, 0.2539]
+    [1.1269, 0.0, 1.8201]
     """
     logits = logits.float()
+    least = torch.finfo(logits.dtype).min
     same = groups[:, None] == groups[None, :]
     own = torch.eye(len(groups), dtype=torch.bool, device=logits.device)
-    targets = (same if duplicates == "soft_targets" else own).float()
-    targets = targets / targets.sum(dim=1, keepdim=True)
+    others = same & ~own
+    if duplicates == "soft_targets":
+        repeated = others.tril().any(dim=1)
+        images = same / same.sum(dim=1, keepdim=True)
+        return _cross_entropy(logits.masked_fill(repeated, least), same & ~repeated) + _cross_entropy(logits.T, images)
     if duplicates == "mask":
-        logits = logits.masked_fill(same & ~own, torch.finfo(logits.dtype).min)
-    return F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+        logits = logits.masked_fill(others, least)
+    return _cross_entropy(logits, own) + _cross_entropy(logits.T, own)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets.float())

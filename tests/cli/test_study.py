@@ -106,6 +106,18 @@ def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys, 
     assert told in capsys.readouterr().err
 
 
+def test_without_a_shared_checkpoint_there_is_no_original(content, tmp_path):
+    recipe = content["recipe"]
+    small = content | {
+        "recipe": {section: value for section, value in recipe.items() if section != "model"},
+        "methods": {"clean": content["methods"]["clean"] | {"model": recipe["model"]}},
+        "learning_rates": [1e-9],
+        "evaluation": [content["evaluation"][0] | {"protocol": "clean", "epsilons": []}],
+    }
+    assert run(small, tmp_path) == 0
+    assert [path.name for path in (tmp_path / "study" / "rows").iterdir()] == ["clean_seed_0_learning_rate_1e-09"]
+
+
 def test_a_study_may_grow_by_methods_seeds_and_measurements(content, tmp_path):
     small = content | {
         "methods": {"clean": content["methods"]["clean"], "tecoa": {"objective": "tecoa", "seeds": [0]}},
@@ -134,6 +146,9 @@ def test_a_study_may_grow_by_methods_seeds_and_measurements(content, tmp_path):
         ({"methods": {}}, "needs methods"),
         ({"learning_rates": []}, "needs learning_rates"),
         ({"learning_rates": [0.0]}, "must be positive"),
+        ({"learning_rates": ["big"]}, "must be positive numbers, got ['big'"),
+        ({"learning_rates": 0.1}, "must be a list, got 0.1"),
+        ({"methods": {"tecoa": None}}, "The method tecoa must be a mapping of sections, got None"),
         ({"methods": {"tecoa": {"objective": "tecoa", "seeds": []}}}, "seeds of tecoa are an empty list"),
         ({"methods": {"tecoa": {"objective": "tecoa", "learning_rates": []}}}, "learning_rates of tecoa are an empty"),
         ({"methods": {"tecoa": {"objective": "tecoa", "learning_rates": [-1]}}}, "learning_rates must be positive"),
@@ -146,6 +161,9 @@ def test_a_study_may_grow_by_methods_seeds_and_measurements(content, tmp_path):
         ({"evaluation": [{"protocol": "clean", "datasets": ["x"], "only": ["fare"]}]}, "names ['fare']"),
         ({"evaluation": [{"protocol": "nope", "datasets": ["x"]}]}, "nope"),
         ({"evaluation": [{"protocol": "clean", "datasets": []}]}, "needs datasets"),
+        ({"evaluation": [{"protocol": "clean", "datasets": "cifar10"}]}, "a list, got 'cifar10'; write [cifar10]"),
+        ({"evaluation": [{"protocol": "pgd20", "datasets": ["x"], "epsilons": "2/255"}]}, "write [2/255]"),
+        ({"evaluation": [{"protocol": "clean", "datasets": ["./nothere"]}]}, "nothere"),
         ({"evaluation": [{"protocol": "clean", "datasets": {"x": {"nam": "y"}}}]}, "Unknown key 'nam' in sec"),
         ({"colour": 1}, "Unknown key 'colour'"),
     ],

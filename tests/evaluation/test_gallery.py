@@ -42,6 +42,7 @@ def test_the_first_broken_images_are_kept_to_eight_bits(tmp_path, images):
 def test_a_run_that_was_killed_left_its_examples(tmp_path, images):
     Gallery(tmp_path, 2, NAMES).hang(broken(5), *images)
     later = Gallery(tmp_path, 2, NAMES)
+    later.hang(broken(5), *images)  # hung, and killed before its sample was written
     later.hang(broken(3), *images)
     later.hang(broken(8), *images)
     assert [example.index for example in read_examples(tmp_path)] == [5, 3]

@@ -1,5 +1,7 @@
 """Means over data sets, then over seeds."""
 
+import pytest
+
 from robust_clip.evaluation import Row
 from robust_clip.evaluation.method_summary import summary
 
@@ -30,6 +32,20 @@ def test_summary_takes_means_over_other_sets_and_then_over_seeds():
         "| 15.0 ± 7.1 [15.0, 20.7] |"
     )
     assert lines[3:] == ["| fare | 1 | 50.0 [46.0, 53.0] | 40.0 [40.0, 48.0] |  |  |"]
+
+
+def test_a_mean_of_fewer_seeds_says_so():
+    rows = [row(f"tecoa_seed_{seed}_learning_rate_1", "own", 0.5, 0.4) for seed in range(3)]
+    rows += [row(f"tecoa_seed_{seed}_learning_rate_1", "a", 0.2, 0.1) for seed in range(1)]
+    line = summary(rows, ["tecoa"], "own").splitlines()[2]
+    assert line.startswith("| tecoa | 3 | 50.0 ± 0.0 [46.0, 53.0] |")
+    assert line.endswith("| 20.0 [16.0, 23.0] of 1 seed | 10.0 [10.0, 18.0] of 1 seed |")
+
+
+def test_one_seed_at_two_learning_rates_is_refused():
+    rows = [row(f"tecoa_seed_0_learning_rate_{rate}", "own", 0.5, 0.4) for rate in (1, 2)]
+    with pytest.raises(ValueError, match="tecoa_seed_0 was measured at several learning rates"):
+        summary(rows, ["tecoa"], "own")
 
 
 def test_one_other_set_goes_by_its_name():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from robust_clip.evaluation import RecordStore, Row, Sample, get_protocol, read_samples, require_writable
+from robust_clip.evaluation.records import library_versions
 from robust_clip.evaluation.store import Journal
 
 IDENTITY = {"model": {"id": "clip", "revision": "1"}, "protocol": {"name": "p", "samples": None}, "seed": 0}
@@ -43,6 +44,31 @@ def test_a_key_that_only_the_records_have_is_a_difference(store):
     store.append([Sample(0, 1, 1)], seconds=1.0)
     with pytest.raises(ValueError, match="protocol.compiled is True there and None here"):
         store.begin(IDENTITY, resume=True)
+
+
+def test_parts_of_other_code_are_not_gone_on_from(store, monkeypatch):
+    store.begin(IDENTITY, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    versions = library_versions()
+    other = versions | {"robust-clip": versions["robust-clip"] + "+g11111111"}
+    monkeypatch.setattr("robust_clip.evaluation.run_folder.library_versions", lambda: other)
+    with pytest.raises(ValueError, match=r"holds parts measured by robust-clip .*, and this is .*\+g11111111: go on"):
+        store.begin(IDENTITY, resume=True)
+    monkeypatch.undo()
+    assert store.begin(IDENTITY, resume=True) is None
+    assert store.read_parts() == ([Sample(0, 1, 1)], 1.0)
+
+
+def test_examples_of_a_run_that_left_no_part_do_not_count(store):
+    store.begin(IDENTITY, resume=False)
+    (store.folder / "examples").mkdir()
+    (store.folder / "examples" / "examples.json").write_text("[]")
+    store.begin(IDENTITY, resume=True)
+    assert not (store.folder / "examples").exists()
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    (store.folder / "examples").mkdir()
+    store.begin(IDENTITY, resume=True)
+    assert (store.folder / "examples").exists()
 
 
 @pytest.fixture

@@ -47,6 +47,18 @@ def test_without_duplicates_all_ways_are_one():
     assert values == pytest.approx([values[0]] * 3, abs=1e-6)
 
 
+def test_equal_texts_are_told_apart_by_the_authors_alone():
+    """Logits as equal texts have them: equal columns. To choose among them is to choose the text."""
+    texts, rows = GROUPS, torch.arange(6)
+    logits = torch.randn(6, 3)[:, texts]
+    distinct = torch.nn.functional.cross_entropy(logits[:, [0, 1, 3]], texts)
+    backwards = torch.nn.functional.cross_entropy(logits.T, rows)
+    values = {way: pair_contrast(logits, texts, way) for way in WAYS}
+    torch.testing.assert_close(values["soft_targets"], distinct + backwards)
+    torch.testing.assert_close(values["authors"], torch.nn.functional.cross_entropy(logits, rows) + backwards)
+    assert max(values["mask"], values["soft_targets"]) < values["authors"]
+
+
 def test_mmcoa_is_its_twin(tiny_model, pairs):
     terms = MMCoA(image_weight=0.3, text_weight=0.7)(tiny_model, None, pairs)
     scale = tiny_model.logit_scale.exp().item()
@@ -120,10 +132,17 @@ def test_attack_on_images_climbs_class_prompts_where_there_are_classes(tiny_mode
     assert torch.equal(loss.labels, pairs.text_index)
 
 
-def test_a_side_of_weight_0_leaves_the_other(tiny_model, pairs):
+def test_a_side_of_weight_0_is_left_out_with_its_attack(tiny_model, pairs):
     both, image = MMCoA(text_weight=0), MMCoA(domain="image")
-    assert both(tiny_model, None, pairs)["text"].item() == 0
-    assert torch.equal(both(tiny_model, None, pairs)["image"], image(tiny_model, None, pairs)["image"])
+    found = both(tiny_model, None, replace(pairs, attacked_ids=None))
+    assert found.keys() == {"image"}
+    assert torch.equal(found["image"], image(tiny_model, None, pairs)["image"])
+    assert not both.needs_text_attack
+    assert both.student_passes == both.text_passes == 1
+    text = MMCoA(image_weight=0)
+    assert not text.needs_attack
+    assert text.trains_vision
+    assert text(tiny_model, None, replace(pairs, adversarial=None)).keys() == {"text"}
 
 
 def test_the_text_side_alone_leaves_the_temperature(tiny_model, pairs):
@@ -140,6 +159,9 @@ def test_what_is_missing_or_wrong_is_refused(tiny_model, pairs):
         MMCoA()(tiny_model, None, replace(pairs, attacked_ids=None))
     for wrong in ({"image_weight": -1}, {"text_weight": float("nan")}):
         with pytest.raises(ValueError, match="must not be negative"):
+            MMCoA(**wrong)
+    for wrong in ({"image_weight": 0, "text_weight": 0}, {"domain": "text", "text_weight": 0}):
+        with pytest.raises(ValueError, match="nothing to learn from"):
             MMCoA(**wrong)
     for wrong in ({"domain": "audio"}, {"duplicates": "drop"}):
         with pytest.raises(ValueError, match="must be one of"):

@@ -69,6 +69,15 @@ def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:
     assert samples(tmp_path / "one") == samples(tmp_path / "two")
 
 
+def test_two_processes_equal_one_where_class_prompts_learn(recipe: Path, tmp_path: Path) -> None:
+    """Attack and loss share a pass of the text tower then, outside of what torch wraps."""
+    options = ["--objective", "tima", "--adaptation", "{name: full, towers: [vision, text]}", "--evaluation", "null"]
+    options += ["--training.max_steps", "3"]
+    one = train(recipe, tmp_path / "one", *options)
+    two = train(recipe, tmp_path / "two", *options, "--training.per_device_train_batch_size", "4", processes=2)
+    assert largest_difference(one, two) < 1e-6
+
+
 def test_killed_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
     longer = ("--training.max_steps", "60", "--training.optim", "adamw_torch", "--training.save_steps", "5")
     whole = train(recipe, tmp_path / "whole", *longer)
