@@ -113,4 +113,7 @@ class SetDissimilarity(AttackLoss):
         return -(views * self.captions.float().unsqueeze(1)).sum(dim=(1, 2))
 
 
-EMBEDDING_LOSSES: dict[str, type[EmbeddingDistance]] = {"embedding_distance": EmbeddingDistance}
+EMBEDDING_LOSSES: dict[str, type[AttackLoss]] = {
+    "embedding_distance": EmbeddingDistance,
+    "joint_divergence": JointDivergence,
+}

@@ -147,7 +147,8 @@ class CoAttack(MultimodalAttack):
     no image. The image attack climbs `KL(clean image) + weight * KL(attacked caption)`, see `JointDivergence`.
 
     MMCoA's joint attack (https://huggingface.co/papers/2404.19287, `both2` in its code) is this one, with the prompt
-    of an image's class as its caption and `PGD(steps=100, step_size="1/255")` at linf 1/255.
+    of an image's class as its caption and `PGD(steps=100, step_size="1/255")` at linf 1/255; the protocols
+    `mmcoa_joint` measure zero-shot accuracy under it.
 
     The authors' steps are 1.25 * epsilon / steps long; those of the default image attack are epsilon / 4.
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Forward
-from robust_clip.attacks.embedding import EMBEDDING_LOSSES
+from robust_clip.attacks.embedding import EMBEDDING_LOSSES, EmbeddingDistance, JointDivergence
 from robust_clip.attacks.losses import LOSSES, AttackLoss
 
 # Gives what an objective's inner attack sees: the function on pixels and the loss, of pixels and labels.
@@ -22,11 +22,13 @@ class Victim:
         classify: Logits `(B, C)` of pixels.
         embed: Un-normalised image features `(B, D)` of pixels, for losses on embeddings.
         inner_problem: What an objective's own attack climbs, for the loss `objective`.
+        attacked_texts: `(C, D)`, embeddings of the attacked class prompts, for the loss `joint_divergence`.
     """
 
     classify: Forward
     embed: Forward | None = None
     inner_problem: InnerProblem | None = None
+    attacked_texts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class AttackRun:
 
     Args:
         attack: The search.
-        loss: Key of `LOSSES` (made from labels) or of `EMBEDDING_LOSSES` (distance from the clean image's features),
-            or `objective`: what the inner attack of a training objective climbs, for an attack that is adapted to the
-            defence.
+        loss: Key of `LOSSES` (made from labels); of `EMBEDDING_LOSSES`: distance from the clean image's features, or
+            divergence from these and from the attacked prompt of the true class; or `objective`: what the inner
+            attack of a training objective climbs, for an attack that is adapted to the defence.
         eot_samples: Passes that each gradient is averaged over, for a model whose forward is random.
 
     Raises:
@@ -80,7 +82,11 @@ class AttackRun:
             return victim.inner_problem(pixels, labels)
         if victim.embed is None:
             raise ValueError(f"the attack loss {self.loss!r} needs image features, and this victim gives logits only")
-        return victim.embed, EMBEDDING_LOSSES[self.loss](victim.embed(pixels))
+        if self.loss == "embedding_distance":
+            return victim.embed, EmbeddingDistance(victim.embed(pixels))
+        if victim.attacked_texts is None:
+            raise ValueError(f"the attack loss {self.loss!r} needs attacked class prompts; give an attack on texts")
+        return victim.embed, JointDivergence(victim.embed(pixels), victim.attacked_texts[labels])
 
     def as_dict(self) -> dict[str, Any]:
         """What a row says about this attack."""

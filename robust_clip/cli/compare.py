@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robust_clip.attacks import VERSIONS, AttackRun, fit_to_classes
 from robust_clip.data import PixelCollator, load_image_dataset
 from robust_clip.evaluation import Protocol, Sample, weights_revision
-from robust_clip.evaluation.bench import Bench, set_up
+from robust_clip.evaluation.bench import Bench, require_batch_size, set_up
 from robust_clip.evaluation.cascade import Candidate, Cascade
 from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
@@ -163,6 +163,9 @@ class Comparison:
 
 def run(args: argparse.Namespace) -> int:
     """Compares the attacks of version `standard` in a row, or each alone, and goes on from what `--out` holds."""
+    require_batch_size(args.batch_size)
+    for run in VERSIONS["standard"]:
+        run.attack.require_packages()
     comparison, identity = _prepare(args)
     runs, substituted = fit_to_classes(VERSIONS["standard"], comparison.bench.classifier.class_embeds.shape[0])
     if substituted:

@@ -19,6 +19,7 @@ from robust_clip.evaluation import (
     require_writable,
     with_test_time_defence,
 )
+from robust_clip.evaluation.bench import require_batch_size
 from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.protocol import Precision, Resolution, Templates
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     protocols = list(dict.fromkeys(_with_test_time_defence(given, args)))
     for protocol in protocols:
         protocol.require_packages()
+    require_batch_size(args.batch_size)
     if args.records:
         require_writable(args.records)
     names = list(dict.fromkeys([*args.datasets, *_suite(args.suite)]))
@@ -207,7 +209,7 @@ def add_parser(subparsers: Any) -> None:
     add("--records", help="folder for rows and samples of this model; nothing is kept without it")
     add("--on_bad_image", choices=("raise", "skip"), default="raise", help="what to do with an unreadable image")
     add("--examples", type=int, default=4, help="broken images and attacked prompts to keep with the records")
-    add("--checks", action="store_true", help="run the whole battery of sanity checks, not its short form alone")
+    add("--checks", action="store_true", help="also try the first attack on images in many ways")
     add("--resume", action="store_true", help="go on from the records that are there")
     add("--format", choices=("text", "json"), default="text", help="what to print")
     parser.set_defaults(run=run)

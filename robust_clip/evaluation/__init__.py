@@ -3,7 +3,7 @@
 from .evaluator import evaluate_robustness
 from .metrics import RobustAccuracy, wilson_interval
 from .plots import plot_accuracy
-from .presets import PRESETS, get_protocol, get_protocols
+from .presets import PRESETS
 from .protocol import Protocol
 from .records import Row, Sample, read_samples
 from .retrieval import evaluate_retrieval
@@ -12,7 +12,7 @@ from .retrieval_records import RetrievalRow
 from .revision import checkpoint_revision, weights_revision
 from .run_folder import require_writable
 from .store import RecordStore
-from .variants import with_test_time_defence
+from .variants import get_protocol, get_protocols, with_test_time_defence
 
 __all__ = [
     "PRESETS",

@@ -63,7 +63,8 @@ class Bench:
     def victim(self, run: AttackRun | None) -> Victim:
         """What an attack on images sees; a random defence begins its draws anew, whatever was attacked before."""
         if self.seen is None or isinstance(run, UndefendedRun):
-            return Victim(self.classifier, self.classifier.embed, self.inner_problem)
+            texts = self.attacked_prompts.class_embeds if self.attacked_prompts else None
+            return Victim(self.classifier, self.classifier.embed, self.inner_problem, texts)
         self.seen.draws.restart()
         return Victim(self.seen)
 
@@ -124,6 +125,16 @@ def set_up(
         attacked = protocol.text_attack(encode, prompts, seed=seed)
         pairs = list(zip(prompts, attacked, strict=True))
         return Bench(clean, protocol, model.device, classifier(attacked), inner, pairs)
+
+
+def require_batch_size(batch_size: int) -> None:
+    """Refuses what is no number of images.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 @contextmanager

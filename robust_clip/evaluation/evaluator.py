@@ -18,7 +18,7 @@ from robust_clip.models import RobustCLIPModel, class_templates
 
 from . import defence_cost
 from .adaptive import InnerProblemMaker
-from .bench import Bench, compiled_tower, set_up
+from .bench import Bench, compiled_tower, require_batch_size, set_up
 from .cascade import Candidate, Cascade
 from .checks import Probe, battery, checked_samples, quick_checks
 from .gallery import Gallery
@@ -80,14 +80,14 @@ def evaluate_robustness(
         The row of results.
 
     Raises:
-        ValueError: If the data set has no classes, the weights have not the precision of the protocol, attacks climb
-            an objective and there is none or the other way round, there are records that cannot be gone on from, or an
-            image cannot be read.
+        ValueError: If the data set has no classes, the batch size is below 1, the weights have not the precision of
+            the protocol, attacks climb an objective and there is none or the other way round, there are records that
+            cannot be gone on from, or an image cannot be read.
         FloatingPointError: If logits or gradients are not finite.
     """
+    require_batch_size(batch_size)
     names, templates = _prompts(model, dataset, protocol)
-    _require_inner_problem(protocol, inner_problem)
-    protocol.require_packages()
+    _require_what_it_needs(protocol, inner_problem)
     fitted, substituted = protocol.fit_to_classes(len(names))
     chosen, otherwise = choose_rows(protocol, dataset, seed)
     measured = {"id": model_id or readable_id(model), "revision": revision or weights_revision(model)}
@@ -119,7 +119,8 @@ def evaluate_robustness(
     return on_main(partial(_close, store, row, samples, by_battery))
 
 
-def _require_inner_problem(protocol: Protocol, inner_problem: InnerProblemMaker | None) -> None:
+def _require_what_it_needs(protocol: Protocol, inner_problem: InnerProblemMaker | None) -> None:
+    protocol.require_packages()
     if (protocol.objective is None) != (inner_problem is None):
         raise ValueError(
             f"protocol {protocol.name!r} climbs {protocol.objective or 'no objective'}: give the inner problem of an "

@@ -112,6 +112,8 @@ class Protocol:
                     f"{type(run.attack).__name__} keeps to {' or '.join(run.attack.norms)} alone: protocol "
                     f"{self.name!r} has the threat model {self.threat_model}"
                 )
+            if run.loss == "joint_divergence" and self.text_attack is None:
+                raise ValueError(f"{run} of protocol {self.name!r} needs attacked prompts; give a text_attack")
         if any(run.loss == "objective" for run in self.attacks) != (self.objective is not None):
             raise ValueError(
                 f"an objective is named where attacks climb it and nowhere else: protocol {self.name!r} has the "

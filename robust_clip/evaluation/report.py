@@ -11,7 +11,7 @@ from .broken_by import BrokenTable, broken_table, read_kept_samples
 from .examples import ImageExample, Picture, TextExample, names_of, picture, read_examples, word_changes
 from .plots import style_of, svg_accuracy
 from .records import OURS, Row, Sample
-from .side_by_side import Table, epsilon_of, group_rows, make_table, other_versions, short_revision
+from .side_by_side import Table, call, epsilon_of, group_rows, make_table, other_versions, short_revision
 from .tables import find_rows, markdown_text
 
 _TEMPLATES = {".html": "report_template.html", ".md": "report_template.md"}
@@ -200,17 +200,19 @@ def _describe(protocol: dict[str, Any]) -> str:
     """A protocol without its epsilon: its attacks with all their parameters, and its source."""
     texts = [protocol["text_attack"]] if protocol.get("text_attack") else []
     attacks = [
-        *(f"{_call(attack)} on {attack['loss']}" for attack in protocol["attacks"]),
-        *(f"{_call(attack)} on class prompts" for attack in texts),
+        *(f"{call(attack['attack'], attack['parameters'])} on {_climbed(attack)}" for attack in protocol["attacks"]),
+        *(f"{call(attack['attack'], attack['parameters'])} on class prompts" for attack in texts),
     ]
-    name = f"{protocol['name']} v{protocol['version']}"
-    return f"{name}: {', then '.join(attacks) or 'no attack'}. Source: {protocol['source']}"
+    found = [f"{protocol['name']} v{protocol['version']}: {', then '.join(attacks) or 'no attack'}"]
+    if defence := protocol.get("test_time_defence"):
+        found.append(f"Judged through {call(defence['defence'], defence['parameters'])}")
+    return f"{'. '.join(found)}. Source: {protocol['source']}"
 
 
-def _call(attack: dict[str, Any]) -> str:
-    settings = [f"{name}={value}" for name, value in attack["parameters"].items() if value is not None]
-    # Such as the alphabet of an attack on characters.
-    return f"{attack['attack']}({', '.join(text if len(text) <= 60 else text[:57] + '...' for text in settings)})"
+def _climbed(attack: dict[str, Any]) -> str:
+    """The loss, with what an attack sees of it."""
+    draws = f", mean of {attack['eot_samples']} draws" if "eot_samples" in attack else ""
+    return f"{attack['loss']}{draws}{' of ' + attack['sees'] if 'sees' in attack else ''}"
 
 
 def _where(row: Row) -> str:

@@ -17,7 +17,7 @@ from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator
 from robust_clip.models import RobustCLIPModel
 
-from .bench import numerics, warn_of_cut_texts
+from .bench import numerics, require_batch_size, warn_of_cut_texts
 from .processes import process_state
 from .recall import retrieval_ranks
 from .retrieval_protocol import Mode, RetrievalProtocol
@@ -207,8 +207,7 @@ def _load(dataset: ImageDataset, collator: PixelCollator, pair: Pair) -> Tensor:
 def _check(model: RobustCLIPModel, batch_size: int) -> None:
     if model.dtype != torch.float32:
         raise ValueError(f"retrieval is measured with weights in fp32, these are {model.dtype}: use model.float()")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    require_batch_size(batch_size)
     if process_state().num_processes > 1:
         raise ValueError("retrieval is measured in one process: start it without accelerate launch")
 

@@ -146,6 +146,17 @@ def short_revision(revision: str) -> str:
     return revision.removeprefix("sha256:")[:8]
 
 
+def call(name: str, parameters: Mapping[str, object]) -> str:
+    """An attack or a defence with what it was given, as Python would write it.
+
+    >>> call("PGD", {"steps": 20, "step_size": None})
+    'PGD(steps=20)'
+    """
+    settings = [f"{key}={value}" for key, value in parameters.items() if value is not None]
+    # Such as the alphabet of an attack on characters.
+    return f"{name}({', '.join(text if len(text) <= 60 else text[:57] + '...' for text in settings)})"
+
+
 def _line(places: _Places, dataset: str, model: str, epsilons: Sequence[float]) -> Line:
     found = places[dataset, model]
     sizes = sorted({row.n for row in found.values()})
@@ -207,7 +218,7 @@ def _column(epsilon: float, rows: Sequence[Row]) -> str:
 
 
 def _measure(row: Row) -> str:
-    protocol = row.protocol
+    protocol, attacks = row.protocol, row.protocol["attacks"]
     attacked = [protocol["threat_model"]["norm"]] if protocol["threat_model"] else []
     if text := protocol.get("text_attack"):
         language_model = text["parameters"].get("masked_lm")
@@ -218,6 +229,9 @@ def _measure(row: Row) -> str:
     how += [f"temperature {protocol['temperature']:g}"] if protocol.get("temperature") is not None else []
     how += ["compiled"] if protocol.get("compiled") else []
     how += [f"objective {protocol['objective']}"] if protocol.get("objective") else []
+    if defence := protocol.get("test_time_defence"):
+        how.append(f"judged through {call(defence['defence'], defence['parameters'])}")
+    how += [f"mean of {draws} draws" for draws in sorted({attack.get("eot_samples", 1) for attack in attacks} - {1})]
     how += ["first samples"] if protocol["samples"] and protocol["sample_choice"] == "first" else []
     name = f"Protocol {protocol['name']} v{protocol['version']}"
     return ", ".join([name, *(attacked or ["no attack"]), *how, f"{row.dataset['split']} split", f"seed {row.seed}"])

@@ -55,6 +55,22 @@ def test_a_comparison_goes_on_and_mixes_with_no_other(arguments, tmp_path, capsy
     assert "seed 0 there and 1 here" in capsys.readouterr().err
 
 
+def test_a_batch_of_no_images_is_refused(arguments, capsys):
+    assert main([*arguments, "--batch_size", "0"]) == 2
+    assert "batch_size must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_ours_leaves_no_more_standing_than_theirs(tmp_path):
+    """On a model that is trained, whose logits differ from class to class as those of random weights do not."""
+    where = ["--model", "nano_clip", "--datasets", "digits", "--out", str(tmp_path / "out.json")]
+    more = ["--samples", "16", "--epsilon", "1/255", "--attacks", "apgd-cross_entropy"]
+    assert main(["compare", *where, *more]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    ours, theirs = (len(outcome["standing"]) for outcome in found["outcomes"])
+    assert 0 < theirs < found["right_clean"]
+    assert ours <= theirs
+
+
 def test_too_few_classes_for_all_attacks_are_refused(arguments, coloured_folder, capsys):
     assert main([*arguments, "--datasets", str(coloured_folder), "--samples", "8"]) == 2
     assert "too few classes" in capsys.readouterr().err

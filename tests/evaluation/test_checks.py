@@ -126,7 +126,7 @@ class Wrong(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class Overshooting(Wrong):
-    """Fixed steps of 12/255: the larger the ball, the less of it is searched."""
+    """Searches small balls well and larger ones not at all."""
 
     steps: int = 4
 
@@ -225,7 +225,7 @@ def test_attacks_are_tried_where_nothing_is_allowed():
     assert 0 in radii
 
 
-def test_pixels_that_move_at_epsilon_zero_are_found():
+def test_a_model_whose_answers_at_epsilon_zero_are_not_those_of_clean_images_is_found():
     class Counting(Classifier):
         """Changes its mind with every call, as a model that learns at test time may."""
 

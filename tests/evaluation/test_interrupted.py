@@ -1,13 +1,18 @@
 """An evaluation that was interrupted goes on where it was; one that is finished is taken as it is."""
 
 import errno
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from robust_clip.attacks import PGD, AttackRun
-from robust_clip.evaluation import Protocol, RecordStore, evaluate_robustness, gallery, get_protocol, store
+from robust_clip.evaluation import Protocol, RecordStore, Row, evaluate_robustness, gallery, get_protocol, store
 from robust_clip.evaluation.cascade import Cascade
 from robust_clip.threat_model import ThreatModel
 
@@ -106,3 +111,28 @@ def test_a_finished_row_gets_the_battery_that_it_lacks(model, tokenizer, images,
     monkeypatch.setattr("robust_clip.evaluation.evaluator.battery", None)  # nothing is run a second time
     assert run("later", thorough=True, resume=True) == run("at_once", thorough=True, resume=True) == at_once
     assert run("later", resume=True) == at_once
+
+
+def test_a_suite_that_is_killed_twice_ends_in_the_same_rows(trained_checkpoint, faint_folder, tmp_path):
+    """By SIGKILL: after the first part, then after the first row."""
+    where = ["--model", str(trained_checkpoint), "--datasets", str(faint_folder), "--batch_size", "2", "--resume"]
+    radii = ["--samples", "16", "--epsilon", "1/255,2/255,4/255"]
+    start = [sys.executable, "-m", "robust_clip", "evaluate", *where, "--protocol", "pgd20", *radii, "--records"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def outcome(folder):
+        rows = [Row.read(path) for path in sorted(folder.rglob("row.json"))]
+        return rows, [path.read_bytes() for path in sorted(folder.rglob("samples.parquet"))]
+
+    for pattern in ("part-*.parquet", "row.json"):
+        process = subprocess.Popen([*start, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "killed").rglob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert len(outcome(tmp_path / "killed")[0]) < 3
+    for folder in ("killed", "whole"):
+        subprocess.run([*start, str(tmp_path / folder)], env=environment, stdout=subprocess.DEVNULL, check=True)
+    assert len(outcome(tmp_path / "whole")[0]) == 3
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")

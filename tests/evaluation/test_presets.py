@@ -2,7 +2,7 @@
 
 import pytest
 
-from robust_clip.attacks import PGD, VERSIONS, BERTAttack
+from robust_clip.attacks import FAB, PGD, VERSIONS, BERTAttack, Square
 from robust_clip.evaluation import PRESETS, get_protocol, get_protocols
 from robust_clip.threat_model import ThreatModel
 
@@ -126,3 +126,63 @@ def test_constants_of_the_papers():
     assert (fare.samples, fare.sample_choice, fare.attacks[0].attack.restarts) == (1000, "first", 5)
     assert {run.eot_samples for run in VERSIONS["rand"]} == {20}
     assert all(protocol.resolution == "model" for protocol in PRESETS["tga_zsr"])
+
+
+STEP = 1 / 255
+PAPERS = {  # methods.md and protocols.md: attack, steps, step size, restarts, targets, loss, epsilons, grid
+    "tecoa": [("PGD", 100, STEP, 1, None, "cross_entropy", ["1/255"], "listed")],
+    "tecoa_aa": [
+        ("APGD", 100, None, 1, None, "cross_entropy", ["1/255"], "listed"),
+        ("APGD", 100, None, 1, None, "dlr", ["1/255"], "listed"),
+    ],
+    "pmg_aft_pgd10": [("PGD", 10, STEP, 1, None, "cross_entropy", ["1/255"], "listed")],
+    "tga_zsr_pgd100": [("PGD", 100, STEP, 1, None, "cross_entropy", ["1/255"], "model")],
+    "tga_zsr_aa": [
+        ("APGD", 100, None, 1, None, "cross_entropy", ["1/255"], "model"),
+        ("APGD", 100, None, 1, None, "dlr", ["1/255"], "model"),
+    ],
+    "caw_pgd100": [("PGD", 100, STEP, 1, None, "cross_entropy", ["1/255"], "listed")],
+    "caw_cw": [("PGD", 100, STEP, 1, None, "margin", ["1/255"], "listed")],
+    "tima_pgd10": [
+        ("PGD", 10, None, 1, None, "cross_entropy", [f"{size}/255" for size in range(1, 9)], "listed"),
+    ],
+    "mmcoa_image": [("PGD", 100, STEP, 1, None, "cross_entropy", ["1/255"], "listed")],
+    "mmcoa_both": [("PGD", 100, STEP, 1, None, "cross_entropy", ["1/255"], "listed")],
+    "mmcoa_joint": [("PGD", 100, STEP, 1, None, "joint_divergence", ["1/255"], "listed")],
+    "fare": [
+        ("APGD", 100, None, 5, None, "cross_entropy", ["2/255"], "listed"),
+        ("APGD", 100, None, 1, 9, "dlr", ["2/255"], "listed"),
+    ],
+    "autoattack_plus": [
+        ("APGD", 100, None, 5, None, "cross_entropy", ["4/255"], "native"),
+        ("APGD", 100, None, 5, None, "dlr", ["4/255"], "native"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_attacks_of_the_papers(name):
+    found = [protocol for preset in PRESETS.values() for protocol in preset if protocol.name == name]
+    radii = list(dict.fromkeys(str(protocol.threat_model).removeprefix("linf ") for protocol in found))
+    attacks = [
+        (
+            type(run.attack).__name__,
+            run.attack.steps,
+            getattr(run.attack, "step_size", None),
+            run.attack.restarts,
+            getattr(run.attack, "targets", None),
+            run.loss,
+            radii,
+            found[0].resolution,
+        )
+        for run in found[0].attacks
+        if not isinstance(run.attack, FAB | Square)  # of autoattack_plus, as in standard
+    ]
+    assert attacks[: len(PAPERS[name])] == PAPERS[name]
+    assert len(attacks) == len(PAPERS[name]) or name == "autoattack_plus"
+
+
+def test_temperatures_and_grids_of_the_papers():
+    assert sorted({protocol.temperature or 0 for protocol in PRESETS["tima"]}) == [0, 0.02, 0.05, 0.1]
+    grids = {protocol.native_datasets for name in ("mmcoa", "mmcoa_joint") for protocol in PRESETS[name]}
+    assert grids == {("cifar10", "cifar100", "stl10", "tiny_imagenet")}

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import ClassVar
@@ -142,28 +141,6 @@ def test_a_killed_run_goes_on_where_it_was(name, dies_at, victim, tmp_path, monk
     assert row == replace(whole, model={"id": whole.model["id"], "revision": "a"})
     assert table(tmp_path / "killed") == table(tmp_path / "whole")
     assert sorted(path.name for path in folder.iterdir()) == ["pairs.parquet", "retrieval.json"]
-
-
-def test_a_disk_that_fills_up_costs_nothing_that_was_written(victim, tmp_path, monkeypatch):
-    monkeypatch.setattr(retrieval, "TOGETHER", 6)
-    whole = measure(victim, PROTOCOLS["images"], records_dir=tmp_path / "whole")
-    attack, begun, limits = PairSearch.attack, [], resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fills_up(search, stage, positions):
-        begun.append(positions)
-        if len(begun) == 3:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        return attack(search, stage, positions)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PairSearch, "attack", fills_up)
-        try:
-            with pytest.raises(ValueError, match="cannot write to .* make room, then go on with --resume"):
-                measure(victim, PROTOCOLS["images"], records_dir=tmp_path / "full")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert len(list(tmp_path.glob("full/*/*/parts/*.safetensors"))) == 2
-    assert measure(victim, PROTOCOLS["images"], records_dir=tmp_path / "full", resume=True) == whole
 
 
 def test_a_finished_row_is_taken_and_never_mixed(victim, tmp_path, monkeypatch):

@@ -142,10 +142,21 @@ def test_nothing_attacked_no_robust_column(row):
         {"samples": 10, "sample_choice": "first"},
         {"text_attack": {"attack": "LEAF", "parameters": {}}},
         {"version": 2},
+        {"test_time_defence": {"defence": "TTC", "parameters": {"steps": 5}, "attacks_know": True}},
+        {"attacks": [run | {"eot_samples": 4} for run in get_protocol("pgd20").as_dict()["attacks"]]},
     ],
 )
 def test_what_changes_the_number_makes_another_table(row, field):
     assert len(group_rows([row(), row(protocol=row().protocol | field)])) == 2
+
+
+def test_defences_with_other_parameters_are_not_compared(row):
+    def defended(steps):
+        return {"test_time_defence": {"defence": "TTC", "parameters": {"steps": steps}, "attacks_know": True}}
+
+    groups = group_rows([row(protocol=row().protocol | defended(steps)) for steps in (2, 5)])
+    told = [measure.split("judged through ")[1].split(",")[0] for measure in groups]
+    assert told == ["TTC(steps=2)", "TTC(steps=5)"]
 
 
 @pytest.mark.parametrize("field", ["revision", "prompts"])
