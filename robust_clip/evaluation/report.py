@@ -11,7 +11,17 @@ from .broken_by import BrokenTable, broken_table, read_kept_samples
 from .examples import ImageExample, Picture, TextExample, names_of, picture, read_examples, word_changes
 from .plots import style_of, svg_accuracy
 from .records import OURS, Row, Sample
-from .side_by_side import Table, call, epsilon_of, group_rows, make_table, other_versions, short_revision
+from .side_by_side import (
+    Table,
+    call,
+    epsilon_of,
+    group_rows,
+    make_table,
+    other_versions,
+    protocol_tables,
+    short_revision,
+)
+from .store import BATTERY
 from .tables import find_rows, markdown_text
 
 _TEMPLATES = {".html": "report_template.html", ".md": "report_template.md"}
@@ -36,11 +46,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Section:
-    """What one protocol says with one seed.
+    """What one protocol says with one seed, or several protocols side by side.
 
     Args:
         table: Accuracies.
-        models: In the table.
+        models: In the plots.
         plots: Accuracy against epsilon, by data set, as `svg` elements; none in Markdown.
         no_plots: Why there are none, where there should be some; else empty.
         broken: Which attack broke what; `None` where nothing was attacked.
@@ -126,9 +136,12 @@ def render_report(records: Sequence[Record], kind: str) -> str:
     rows = [record.row for record in records]
     groups = sorted(group_rows(rows).items())
     return page.from_string(template).render(
-        facts=_facts(rows),
+        facts=_facts(records),
         findings=_grouped_findings(rows),
-        sections=[_section(measure, group, records, html) for measure, group in groups],
+        sections=[
+            *(Section(table, [], {}, "", None) for table in protocol_tables(rows)),
+            *(_section(measure, group, records, html) for measure, group in groups),
+        ],
         examples=[(record.row, *_examples(record, html)) for record in records if record.examples],
     )
 
@@ -173,8 +186,10 @@ def _examples(record: Record, html: bool) -> tuple[list[tuple[ImageExample, Pict
     return [(example, picture(record.folder, example) if html else None) for example in images], texts
 
 
-def _facts(rows: Sequence[Row]) -> dict[str, list[str]]:
+def _facts(records: Sequence[Record]) -> dict[str, list[str]]:
     """What was measured by what, as lists of phrases by their heading."""
+    rows = [record.row for record in records]
+    thorough = sum((record.folder / BATTERY).exists() for record in records)
     models = {f"{row.model['id']} (revision {short_revision(row.model['revision'])})" for row in rows}
     sizes: dict[str, set[int]] = {}
     versions: dict[str, set[str]] = {}
@@ -192,6 +207,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, list[str]]:
         "measured": [
             f"{len(rows)} rows, finished {' to '.join(dict.fromkeys((days[0], days[-1])))}, in {_duration(seconds)}"
         ],
+        "checks": [f"the short form of every run; the whole battery too on {thorough} of {len(rows)} rows"],
         "libraries": [f"{library} {', '.join(sorted(found))}" for library, found in versions.items()],
     }
 

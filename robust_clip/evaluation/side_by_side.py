@@ -3,11 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 from robust_clip.models import CONTEXT_TEMPLATE
 from robust_clip.threat_model import format_size
 
+from .presets import PRESETS
 from .records import OURS, Row, percent
 
 _Places = Mapping[tuple[str, str], Mapping[float, Row]]
@@ -120,6 +121,40 @@ def make_table(measure: str, rows: Sequence[Row]) -> Table:
     return Table(measure, ("clean", *columns), lines, _means(found, epsilons))
 
 
+def protocol_tables(rows: Iterable[Row]) -> list[Table]:
+    """Robust accuracy by several protocols that measure alike but for their attacks, each protocol a column.
+
+    Where each column's attacks are stronger than those before it, as from PGD to AutoAttack in the order of `PRESETS`,
+    no column should lie above an earlier one by more than its interval.
+    """
+    alike: dict[str, dict[tuple[str, str, int], dict[str, Row]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if row.threat_model and not row.protocol.get("text_attack"):
+            about = f"{row.dataset['name']}, {row.threat_model}", row.model["id"], row.n
+            alike[_how(row)][about][row.protocol["name"]] = row
+    order = {protocol.name: place for place, protocol in enumerate(chain.from_iterable(PRESETS.values()))}
+    tables = []
+    for how, lines in sorted(alike.items()):
+        kept = {about: found for about, found in lines.items() if len(found) > 1}
+        names = {name for found in kept.values() for name in found}
+        if not kept:
+            continue
+        columns = sorted(names, key=lambda name: (order.get(name, len(order)), name))
+        tables.append(Table(f"Protocols side by side, {how}", ("clean", *columns), _protocol_lines(kept, columns), ()))
+    return tables
+
+
+def _protocol_lines(
+    kept: Mapping[tuple[str, str, int], Mapping[str, Row]], columns: Sequence[str]
+) -> tuple[Line, ...]:
+    lines = []
+    for (dataset, model, n), found in sorted(kept.items()):
+        clean = _cell(next(iter(found.values())), (), clean=True, with_n=False)
+        robust = [_cell(found.get(name), (), clean=False, with_n=False) for name in columns]
+        lines.append(Line(dataset, model, str(n), (clean, *robust)))
+    return tuple(lines)
+
+
 def other_versions(rows: Iterable[Row]) -> tuple[str, dict[str, list[Row]]]:
     """The version of this package that measured most of the rows, and the rows of each other one.
 
@@ -218,6 +253,11 @@ def _column(epsilon: float, rows: Sequence[Row]) -> str:
 
 
 def _measure(row: Row) -> str:
+    return f"Protocol {row.protocol['name']} v{row.protocol['version']}, {_how(row)}"
+
+
+def _how(row: Row) -> str:
+    """All of a measurement but the attacks on images: what two protocols must share to be compared."""
     protocol, attacks = row.protocol, row.protocol["attacks"]
     attacked = [protocol["threat_model"]["norm"]] if protocol["threat_model"] else []
     if text := protocol.get("text_attack"):
@@ -233,5 +273,4 @@ def _measure(row: Row) -> str:
         how.append(f"judged through {call(defence['defence'], defence['parameters'])}")
     how += [f"mean of {draws} draws" for draws in sorted({attack.get("eot_samples", 1) for attack in attacks} - {1})]
     how += ["first samples"] if protocol["samples"] and protocol["sample_choice"] == "first" else []
-    name = f"Protocol {protocol['name']} v{protocol['version']}"
-    return ", ".join([name, *(attacked or ["no attack"]), *how, f"{row.dataset['split']} split", f"seed {row.seed}"])
+    return ", ".join([*(attacked or ["no attack"]), *how, f"{row.dataset['split']} split", f"seed {row.seed}"])

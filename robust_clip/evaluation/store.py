@@ -9,6 +9,8 @@ from .protocol import Protocol
 from .records import Row, Sample, latest, read_samples, write_json, write_samples
 from .run_folder import RunFolder, advice
 
+BATTERY = "battery.json"
+
 
 class RecordStore(RunFolder[Row]):
     """The folder of one evaluation: `parts/` while it runs, then `samples.parquet` and `row.json`.
@@ -28,7 +30,7 @@ class RecordStore(RunFolder[Row]):
 
     def __init__(self, root: str | Path, dataset: str, split: str, protocol: Protocol) -> None:
         super().__init__(root, dataset, split, protocol)
-        self._battery = self.folder / "battery.json"
+        self._battery = self.folder / BATTERY
 
     def append(self, samples: list[Sample], seconds: float) -> None:
         """Write a part: states of samples that no other part holds, and the seconds they took."""

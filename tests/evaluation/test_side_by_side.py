@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from robust_clip.evaluation import get_protocol, wilson_interval
-from robust_clip.evaluation.side_by_side import group_rows, make_table
+from robust_clip.evaluation.side_by_side import group_rows, make_table, protocol_tables
 
 
 @pytest.fixture
@@ -148,6 +148,22 @@ def test_nothing_attacked_no_robust_column(row):
 )
 def test_what_changes_the_number_makes_another_table(row, field):
     assert len(group_rows([row(), row(protocol=row().protocol | field)])) == 2
+
+
+def test_protocols_stand_side_by_side_where_all_but_their_attacks_is_alike(counted):
+    def by(name, **changes):
+        row = counted("a", "mnist", "1/255", clean=80, robust=40)
+        return replace(row, protocol=get_protocol(name, epsilon="1/255").as_dict() | changes)
+
+    rows = [by("autoattack_standard"), by("pgd20"), by("cw"), by("tecoa"), by("apgd_ce", precision="bf16")]
+    rows += [counted("b", "mnist", "1/255", clean=80, robust=30)]
+    (table,) = protocol_tables(rows)
+    assert table.measure.startswith("Protocols side by side, linf, native grid")
+    assert table.columns == ("clean", "pgd20", "cw", "autoattack_standard")
+    ((dataset, model, images, cells),) = [(each.dataset, each.model, each.images, each.cells) for each in table.lines]
+    assert (dataset, model, images) == ("mnist, linf 1/255", "a", "100")
+    assert [cell.value for cell in cells] == ["80.0", "40.0", "40.0", "40.0"]
+    assert protocol_tables([by("pgd20")]) == []
 
 
 def test_defences_with_other_parameters_are_not_compared(row):
