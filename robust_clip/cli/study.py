@@ -16,7 +16,7 @@ from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
 from robust_clip.evaluation.method_summary import RATE, SEED, summary
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.side_by_side import group_rows
-from robust_clip.evaluation.tables import markdown_table, read_rows
+from robust_clip.evaluation.tables import markdown_table, read_rows, version_notes
 from robust_clip.models import packaged_checkpoint
 from robust_clip.suggestions import instead
 from robust_clip.training.resume import is_finished
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     plan = StudyPlan.read(args.study)
     if args.render and (args.methods or args.root):
         raise ValueError("--render takes all rows of its folder and reads no data; leave --methods and --root out.")
-    deliver(render(read_rows(args.render) if args.render else _rows(args, plan), plan), args.into)
+    rows = read_rows(args.render) if args.render else _rows(args, plan)
+    deliver(render(rows, plan, means_only=args.means), args.into)
     return 0
 
 
@@ -182,8 +183,14 @@ def _name(run: Run) -> str:
     return f"{run.method}{SEED}{run.seed}{RATE}{run.learning_rate:g}"
 
 
-def render(rows: Sequence[Row], plan: StudyPlan) -> str:
-    """Means of each method over its seeds and every row, one table for each protocol; last what chose among rates."""
+def render(rows: Sequence[Row], plan: StudyPlan, *, means_only: bool = False) -> str:
+    """Means of each method over its seeds and every row, one table for each protocol; last what chose among rates.
+
+    Args:
+        rows: Of the study.
+        plan: Its methods, in order.
+        means_only: Leave out every row, and what chose among rates.
+    """
     trained_on = Path(str(plan.run(next(iter(plan.methods)), 1.0, 0).recipe["data"]["train"])).name
     tables, choices = [], []
     for measure, group in group_rows(rows).items():
@@ -192,8 +199,9 @@ def render(rows: Sequence[Row], plan: StudyPlan) -> str:
             continue
         whole = [row for row in group if row.dataset["name"] not in plan.parts_of_sets]
         means = [summary(whole, [_ORIGINAL, *plan.methods], trained_on)] if whole else []
-        tables += [f"**{measure}**", *means, markdown_table(group)]
-    return "\n\n".join(tables + choices)
+        if means or not means_only:
+            tables += [f"**{measure}**", *means, *(version_notes(group) if means_only else [markdown_table(group)])]
+    return "\n\n".join(tables if means_only else tables + choices)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -204,5 +212,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--root", help="folder whose sub-folders stand in for data sets of the Hub in the evaluation")
     parser.add_argument("--batch_size", type=int, default=64, help="images in a batch of the evaluation")
     parser.add_argument("--render", type=Path, metavar="ROWS", help="train nothing: the tables of rows in a folder")
+    parser.add_argument("--means", action="store_true", help="means over data sets alone, without a line for each row")
     parser.add_argument("--into", type=Path, help="Markdown file with the markers of a table; printed if not given")
     parser.set_defaults(run=run)

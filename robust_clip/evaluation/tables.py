@@ -50,14 +50,15 @@ def markdown_table(rows: Iterable[Row]) -> str:
     ruled = [header, ["---"] * len(header), *([markdown_text(cell) for cell in line] for line in lines)]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
     measured = f"{text}\n\n{markdown_text(measure)}. In %, with 95 % Wilson intervals."
-    return "\n\n".join([measured, *(markdown_text(note) for note in _other_versions(group))])
+    return "\n\n".join([measured, *version_notes(group)])
 
 
-def _other_versions(rows: Sequence[Row]) -> Iterator[str]:
+def version_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """A sentence of Markdown for each version of this package but the usual one, with the rows that it measured."""
     usual, others = other_versions(rows)
     for version, some in others.items():
         places = [" ".join([row.model["id"], "on", row.dataset["name"], row.threat_model or "clean"]) for row in some]
-        yield f"Measured by {OURS} {version}, not by {usual} as most: {', '.join(places)}."
+        yield markdown_text(f"Measured by {OURS} {version}, not by {usual} as most: {', '.join(places)}.")
 
 
 def markdown_text(text: object) -> str:

@@ -89,6 +89,11 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert run(content, tmp_path, "--render", str(kept)) == 0
     assert capsys.readouterr().out.strip() == table.read_text().split("-->\n")[1].split("<!--")[0].strip()
     assert not (tmp_path / "study" / "rows").exists()
+    assert run(content, tmp_path, "--render", str(kept), "--means") == 0
+    means = capsys.readouterr().out
+    assert means.count("Measured by robust-clip 0.1.0+g11111111, not by ") == 1
+    assert "| tecoa | 2 |" in means
+    assert "learning_rate" not in means
 
 
 @pytest.mark.parametrize(
