@@ -10,7 +10,7 @@ from torch import Tensor
 from robust_clip.attacks.apgd import APGD
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.fab import FAB
-from robust_clip.attacks.losses import labels_of
+from robust_clip.attacks.losses import are_probabilities, labels_of
 from robust_clip.attacks.runs import AttackRun, Victim
 from robust_clip.attacks.square import Square
 from robust_clip.paper import Paper
@@ -103,6 +103,8 @@ class AutoAttack(Attack):
         labels = labels_of(problem.loss, "AutoAttack")
         outputs = problem.outputs(problem.pixels)
         runs, notes = fit_to_classes(self.components, outputs.shape[1])
+        if are_probabilities(outputs):
+            notes.append("the outputs are probabilities, not logits: gradients vanish in them; leave the softmax out")
         for note in notes:
             logger.warning("%s", note)
         adversarial = problem.pixels.clone()

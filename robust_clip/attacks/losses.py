@@ -60,6 +60,17 @@ class AttackLoss(ABC):
         raise ValueError(f"{type(self).__name__} has no targeted form; use dlr or cross_entropy")
 
 
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs `(B, C)` came out of a softmax, through which attacks have next to no gradient.
+
+    >>> logits = torch.tensor([[3.0, -1.0], [0.0, 2.0]])
+    >>> are_probabilities(logits), are_probabilities(logits.softmax(dim=1))
+    (False, True)
+    """
+    sums = outputs.sum(dim=1)
+    return outputs.shape[1] > 1 and bool(outputs.min() >= 0) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledLoss(AttackLoss):
     """A loss on logits that knows the true classes, and so when a sample is misclassified.
@@ -69,6 +80,11 @@ class LabelledLoss(AttackLoss):
     """
 
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse labels that are no classes."""
+        if self.labels.dtype.is_floating_point or self.labels.dtype == torch.bool:
+            raise ValueError(f"labels must be integer classes, got {self.labels.dtype}; use labels.long()")
 
     def fooled(self, outputs: Tensor) -> Tensor:
         """Whether the largest of the logits `(B, C)` is not the label's, `(B,)`."""

@@ -3,6 +3,7 @@
 import argparse
 import io
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -58,6 +59,11 @@ def _report(args: argparse.Namespace) -> Iterable[str]:
     if args.name not in DATASETS:
         raise ValueError(f"No data set {args.name!r} in the table{instead(args.name, sorted(DATASETS), 'known')}")
     row = DATASETS[args.name]
+    if args.root and row.hub_id and Path(args.root, args.name).exists() and not Path(args.root, row.hub_id).is_dir():
+        raise ValueError(
+            f"{args.root} holds {args.name} under its own name, which evaluate and train read as it is; what is "
+            f"checked is the row of {row.hub_id}: leave --root out to ask the Hub, or lay out {args.root}/{row.hub_id}"
+        )
     # Names in a column are read off all rows.
     first = None if row.names.column else args.examples
     dataset = load_row(args.name, args.split, root=args.root, first=first)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_clip.evaluation.report import read_records, report_kind, write_report
+from robust_clip.evaluation.side_by_side import group_rows
 from robust_clip.evaluation.tables import insert_table, markdown_table, read_rows
 
 
@@ -16,7 +17,8 @@ def run(args: argparse.Namespace) -> int:
         write_report(read_records(args.rows), args.out)
         sys.stdout.write(f"Wrote {args.out}.\n")
         return 0
-    deliver(markdown_table(row for folder in args.rows for row in read_rows(folder)), args.into)
+    groups = group_rows(row for folder in args.rows for row in read_rows(folder))
+    deliver("\n\n".join(markdown_table(rows) for _, rows in sorted(groups.items())), args.into)
     return 0
 
 

@@ -16,14 +16,14 @@ from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
 from robust_clip.evaluation.method_summary import RATE, SEED, summary
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.side_by_side import group_rows
-from robust_clip.evaluation.tables import markdown_table, read_rows, version_notes
+from robust_clip.evaluation.tables import folded, markdown_table, read_rows, version_notes
 from robust_clip.models import packaged_checkpoint
 from robust_clip.suggestions import instead
 from robust_clip.training.resume import is_finished
 
 from .recipe import as_section, read_yaml
 from .report import deliver
-from .sections import ModelSource
+from .sections import ModelSource, Sections
 from .study_plan import Measurement, Run, StudyPlan
 from .train import train_recipe
 
@@ -32,7 +32,7 @@ _ORIGINAL = "original"
 
 def run(args: argparse.Namespace) -> int:
     """Trains and measures what is not done yet, then renders; or renders rows that are there."""
-    plan = StudyPlan.read(args.study)
+    plan = StudyPlan.read(args.study, args.root)
     if args.render and (args.methods or args.root):
         raise ValueError("--render takes all rows of its folder and reads no data; leave --methods and --root out.")
     rows = read_rows(args.render) if args.render else _rows(args, plan)
@@ -49,6 +49,8 @@ def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
             raise ValueError(f"Unknown method {method!r}{instead(method, plan.methods, 'the study has')}")
     measuring = Measuring(args.root, args.batch_size, out / "rows")
     chooses = any(len(plan.learning_rates_of(method)) > 1 for method in methods)
+    for method in methods:
+        require_root(Sections.of(plan.run(method, 1.0, 0).recipe).data.root)
     measuring.require([plan.selection, *plan.evaluation] if chooses else plan.evaluation)
     _claim(out, read_yaml(args.study))
     if args.methods is None:
@@ -195,12 +197,14 @@ def render(rows: Sequence[Row], plan: StudyPlan, *, means_only: bool = False) ->
     tables, choices = [], []
     for measure, group in group_rows(rows).items():
         if {row.dataset["split"] for row in group} == {plan.selection.split}:
-            choices += [f"**Held-out images, by which learning rates are chosen. {measure}**", markdown_table(group)]
+            title = f"Held-out images, by which learning rates are chosen. {measure}"
+            choices.append(folded(title, markdown_table(group)))
             continue
         whole = [row for row in group if row.dataset["name"] not in plan.parts_of_sets]
         means = [summary(whole, [_ORIGINAL, *plan.methods], trained_on)] if whole else []
         if means or not means_only:
-            tables += [f"**{measure}**", *means, *(version_notes(group) if means_only else [markdown_table(group)])]
+            rest = version_notes(group) if means_only else [folded("Every data set and model", markdown_table(group))]
+            tables += [f"**{measure}**", *means, *rest]
     return "\n\n".join(tables if means_only else tables + choices)
 
 
@@ -209,7 +213,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("study", help="train several methods alike and compare them", description=__doc__)
     parser.add_argument("study", type=Path, help="YAML file of the study; run it again and it goes on")
     parser.add_argument("--methods", nargs="+", help="only these")
-    parser.add_argument("--root", help="folder whose sub-folders stand in for data sets of the Hub in the evaluation")
+    parser.add_argument("--root", help="folder looked into before the Hub, for training and evaluation")
     parser.add_argument("--batch_size", type=int, default=64, help="images in a batch of the evaluation")
     parser.add_argument("--render", type=Path, metavar="ROWS", help="train nothing: the tables of rows in a folder")
     parser.add_argument("--means", action="store_true", help="means over data sets alone, without a line for each row")

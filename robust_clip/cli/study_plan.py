@@ -1,7 +1,7 @@
 """Studies: several methods from one checkpoint under one budget, as a file of recipes that share what they share."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ class StudyPlan:
             the training split (`split: "train:validation"` beside `data.split: "train:fit"`).
         evaluation: What is measured of the chosen.
         seeds: Of training. The grid is searched with the first.
+        root: Folder of data sets, in place of `data.root` of all recipes.
 
     Raises:
         ValueError: If something is empty, repeated or unknown, images would choose that are trained on or tested on,
@@ -111,6 +112,7 @@ class StudyPlan:
     selection: Measurement
     evaluation: Sequence[Measurement]
     seeds: Sequence[int] = (0,)
+    root: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("methods", "learning_rates", "seeds", "evaluation"):
@@ -178,6 +180,8 @@ class StudyPlan:
         folder = Path(self.output_dir) / method / f"learning_rate_{learning_rate:g}_seed_{seed}"
         own = {"output_dir": str(folder), "learning_rate": learning_rate, "seed": seed}
         recipe["training"] = recipe.get("training", {}) | own
+        if self.root is not None:
+            recipe["data"] = recipe.get("data", {}) | {"root": self.root}
         return Run(method, learning_rate, seed, recipe)
 
     def grid(self, method: str) -> Iterator[Run]:
@@ -196,8 +200,12 @@ class StudyPlan:
         return found
 
     @classmethod
-    def read(cls, path: str | Path) -> "StudyPlan":
+    def read(cls, path: str | Path, root: str | None = None) -> "StudyPlan":
         """The plan of a file.
+
+        Args:
+            path: Of the file.
+            root: Folder of data sets, in place of those that the recipe and its methods name.
 
         Raises:
             ValueError: If it cannot be read, or is wrong.
@@ -205,4 +213,5 @@ class StudyPlan:
         content = read_yaml(path)
         selection = construct("selection", Measurement, content.get("selection") or {})
         evaluation = [construct("evaluation", Measurement, each) for each in content.get("evaluation") or ()]
-        return construct("study", cls, content | {"selection": selection, "evaluation": evaluation})
+        plan = construct("study", cls, content | {"selection": selection, "evaluation": evaluation})
+        return replace(plan, root=root)

@@ -1,9 +1,10 @@
 """`robust-clip train`: runs a recipe."""
 
 import argparse
+import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from .evaluate import format_table
 from .recipe import load_recipe
 from .sections import EvaluationPlan, Sections
 
+# Where things lie, how quickly, and what is kept and told meanwhile.
+_MOVES_NOTHING = re.compile(
+    r"(data|evaluation\.datasets\.[^.]+)\.root:|training\.(output_dir|disable_tqdm|report_to|push_to_hub|hub_\w+|"
+    r"dataloader_\w+|logging_\w+|save_\w+|per_device_eval_batch_size):"
+)
+
 
 def run(args: argparse.Namespace) -> int:
     """Trains as the recipe says, unless that is done, and says where the model lies and how to measure it."""
@@ -28,13 +35,15 @@ def run(args: argparse.Namespace) -> int:
     sections = Sections.of(recipe)
     folder = Path(sections.training.output_dir or ".")
     done = args.resume and is_finished(folder) and (folder / "recipe.yaml").is_file()
+    # What a finished run learned from is not read again for the sake of advice.
+    captioned = sections.objective.needs_captions
     if done:
-        _require_same(recipe, folder)
+        _require_same(recipe, folder, "a finished run")
     else:
-        _train(sections, recipe, args.resume)
+        captioned = _train(sections, recipe, args.resume)
     if sections.training.process_index == 0:
         told = f"{folder} holds this run to its end: nothing is left to do." if done else f"Wrote {folder}."
-        command = _evaluate_command(sections, folder)
+        command = _measuring_command(sections, folder, captioned)
         sys.stdout.write(told + (f" Measure the model, such as by: {command}\n" if command else "\n"))
     return 0
 
@@ -52,47 +61,52 @@ def train_recipe(recipe: dict[str, dict[str, Any]], resume: bool) -> None:
     _train(Sections.of(recipe), recipe, resume)
 
 
-def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) -> None:
+def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) -> bool:
+    """Whether it learned from captions."""
     if sections.model.name:
         require_checkpoint(sections.model.name, revision=sections.model.revision)
     output_dir = Path(sections.training.output_dir or ".")
     checkpoint = claim_output_dir(output_dir, resume)
+    if checkpoint and (output_dir / "recipe.yaml").is_file():
+        _require_same(recipe, output_dir, "the checkpoints of an unfinished run")
     trainer = build_trainer(sections)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
     if trainer.is_world_process_zero():
         (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
     if sections.evaluation:
         _measure(trainer, sections, sections.evaluation)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     # Its file says that the run is finished, so it comes last.
     trainer.save_state()
+    return any(source.captions for source in _sources(trainer.train_dataset))
 
 
-def _require_same(recipe: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Refuse to take a finished run for that of another recipe."""
-    different = list(changes_between(load_recipe(folder / "recipe.yaml"), recipe))
+def _require_same(recipe: dict[str, dict[str, Any]], folder: Path, what: str) -> None:
+    """Refuse to take a run for that of another recipe."""
+    changes = changes_between(load_recipe(folder / "recipe.yaml"), recipe)
+    different = [change for change in changes if not _MOVES_NOTHING.match(change)]
     if different:
         raise ValueError(
-            f"{folder} holds a finished run of another recipe, and nothing goes on from that: this one has "
+            f"{folder} holds {what} of another recipe, and nothing goes on from that: this one has "
             f"{'; '.join(different)}. Choose another training.output_dir, or remove it."
         )
 
 
-def _evaluate_command(sections: Sections, folder: Path) -> str:
+def _measuring_command(sections: Sections, folder: Path, captioned: bool) -> str:
     """Measures the model on the test split of what it was trained on, under what it was trained against.
 
-    Empty for what was trained on captions, and for a model that knows certain classes alone.
+    Empty for a model that knows certain classes alone.
     """
     known = getattr(sections.adaptation, "per_class", False) or getattr(sections.adaptation, "class_residuals", False)
-    if sections.objective.needs_captions or known:
+    if known:
         return ""
     data, threat_model = sections.data, sections.threat_model
-    words = ["robust-clip", "evaluate", "--model", str(folder)]
+    words = ["robust-clip", "retrieve" if captioned else "evaluate", "--model", str(folder)]
     words += ["--datasets", data.name if isinstance(data.name, str) else ",".join(data.name)]
     words += ["--root", data.root] if data.root else []
-    words += ["--protocol", "pgd20"]
+    words += ["--attack", "image" if threat_model else "none"] if captioned else ["--protocol", "pgd20"]
     if threat_model is not None:
         norm, size = str(threat_model).split()
         words += (["--norm", norm] if norm != "linf" else []) + ["--epsilon", size]
@@ -124,7 +138,9 @@ def _measure(trainer: AdversarialTrainer, sections: Sections, plan: EvaluationPl
     """Evaluates before and after, prints both tables, and renders the card again with the rows of the result."""
     output_dir = Path(trainer.args.output_dir or ".")
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    runs: list[tuple[str, Any, dict[str, Any]]] = [("robust", trained, {"model_id": output_dir.resolve().name})]
+    identity: dict[str, Any] = {"model_id": output_dir.resolve().name}
+    identity["revision"] = checkpoint_revision(str(output_dir), trained)
+    runs = [("robust", trained, identity)]
     if plan.undefended and sections.model.name:
         before: Any = load_checkpoint(sections.model.name, sections.model.revision)[0]
         revision = checkpoint_revision(packaged_checkpoint(sections.model.name), before)
@@ -153,8 +169,12 @@ def _measure(trainer: AdversarialTrainer, sections: Sections, plan: EvaluationPl
     trainer.create_model_card()
 
 
+def _sources(data: Any) -> Sequence[ImageDataset]:
+    return data.sources if isinstance(data, Mixture) else [data]
+
+
 def _texts(data: ImageDataset | Mixture) -> Iterable[str]:
-    for source in data.sources if isinstance(data, Mixture) else [data]:
+    for source in _sources(data):
         if source.captions:
             yield from (caption for captions in source.captions for caption in captions)
         else:

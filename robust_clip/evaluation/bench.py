@@ -1,6 +1,5 @@
 """What judges images by a protocol: the classifier that attacks see, and the one for attacked prompts."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from robust_clip.models import (
     fill_templates,
     pool_templates,
 )
+from robust_clip.models.zero_shot import warn_of_cut_texts
 from robust_clip.threat_model import ThreatModel
 
 from .adaptive import InnerProblemMaker, judged
 from .protocol import Precision, Protocol, UndefendedRun
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,21 +165,6 @@ def compiled_tower(model: RobustCLIPModel, wanted: bool) -> Iterator[None]:
             tower.forward = own
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-def warn_of_cut_texts(tokenizer: Any, texts: Sequence[str], kind: str) -> int:
-    """How many texts are cut at CLIP's context length, said once: what two of them differ in may lie behind the cut.
-
-    Args:
-        tokenizer: The tokenizer of the model.
-        texts: All of them.
-        kind: What the warning calls them.
-    """
-    most = tokenizer.model_max_length
-    long = [text for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True) if len(ids) > most]
-    if long:
-        logger.warning("%d %s are cut at %d tokens, the first is %r", len(long), kind, most, long[0])
-    return len(long)
 
 
 @contextmanager

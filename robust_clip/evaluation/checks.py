@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from robust_clip.attacks import AttackRun, CrossEntropy, input_gradient, sample_generators
+from robust_clip.attacks.losses import are_probabilities
 from robust_clip.threat_model import ThreatModel
 
 from .bench import Bench, numerics
@@ -117,9 +118,7 @@ def random_outputs(probe: Probe) -> str | None:
 
 def probabilities(probe: Probe) -> str | None:
     """Outputs of a softmax, through which cross-entropy and the ratios of DLR have next to no gradient."""
-    outputs = probe.logits(probe.pixels)
-    sums = outputs.sum(dim=1)
-    if outputs.min() >= 0 and outputs.shape[1] > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+    if are_probabilities(probe.logits(probe.pixels)):
         return "the outputs are probabilities, not logits: gradients vanish in them; leave the softmax out"
     return None
 

@@ -32,7 +32,8 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
     threats = sorted({_threat(row) for row in rows if row.robust_accuracy is not None}, key=lambda it: (len(it), it))
     others = {row.dataset["name"] for row in rows} - {trained_on}
     title = next(iter(others)) if len(others) == 1 else f"mean of {len(others)} others"
-    sides = {trained_on: {trained_on}, title: others}
+    own = {trained_on} & {row.dataset["name"] for row in rows}
+    sides = {trained_on: own, title: others}
     columns = [(title, what) for title, names in sides.items() if names for what in ("clean", *threats)]
     found: dict[str, dict[str, dict[str, Measured]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:

@@ -49,7 +49,8 @@ class Progress:
         self._stages = max(1, attacks)
         self._advanced: dict[int, int] = {}
         self._attacks = attacks
-        layout = "{l_bar}{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
+        digits = 0 if self._stages == 1 else 1  # of an image that stood up to some of the attacks
+        layout = f"{{l_bar}}{{bar}}| {{n:.{digits}f}}/{{total}} images [{{elapsed}}<{{remaining}}]"
         self._bar = tqdm(total=images, desc=title, bar_format=layout)
 
     def add(self, samples: Iterable[Sample]) -> None:

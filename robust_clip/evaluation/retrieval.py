@@ -16,8 +16,9 @@ from torch import Tensor
 from robust_clip.attacks.base import eval_mode
 from robust_clip.data import ImageDataset, PixelCollator
 from robust_clip.models import RobustCLIPModel
+from robust_clip.models.zero_shot import warn_of_cut_texts
 
-from .bench import numerics, require_batch_size, warn_of_cut_texts
+from .bench import numerics, require_batch_size
 from .processes import process_state
 from .recall import retrieval_ranks
 from .retrieval_protocol import Mode, RetrievalProtocol

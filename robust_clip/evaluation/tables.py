@@ -61,6 +61,20 @@ def version_notes(rows: Sequence[Row]) -> Iterator[str]:
         yield markdown_text(f"Measured by {OURS} {version}, not by {usual} as most: {', '.join(places)}.")
 
 
+def folded(title: str, table: str) -> str:
+    """A table in Markdown that opens when its title is clicked, where HTML in Markdown is shown.
+
+    >>> print(folded("More", "| a |"))
+    <details>
+    <summary>More</summary>
+    <BLANKLINE>
+    | a |
+    <BLANKLINE>
+    </details>
+    """
+    return f"<details>\n<summary>{title}</summary>\n\n{table}\n\n</details>"
+
+
 def markdown_text(text: object) -> str:
     r"""Text of any origin as one line of Markdown that shows it and does nothing else.
 
@@ -82,10 +96,11 @@ def insert_table(path: str | Path, table: str) -> None:
     """Puts `table` between the markers of a Markdown file, in place of what is there.
 
     Raises:
-        ValueError: If the file has no such markers.
+        ValueError: If there is no such file, or it has no such markers.
     """
-    text = Path(path).read_text()
+    text = Path(path).read_text() if Path(path).is_file() else ""
     if _BEGIN not in text or _END not in text:
-        raise ValueError(f"{path} has no place for the table: put {_BEGIN} and {_END} on lines of their own.")
+        missing = "has no place for the table" if Path(path).is_file() else "is not there"
+        raise ValueError(f"{path} {missing}: make a file with {_BEGIN} and {_END} on lines of their own.")
     before, rest = text.split(_BEGIN, 1)
     Path(path).write_text(f"{before}{_BEGIN}\n{table}\n{_END}{rest.split(_END, 1)[1]}")

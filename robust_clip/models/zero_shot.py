@@ -1,5 +1,6 @@
 """Zero-shot classification: a CLIP model and class embeddings as one function from pixels to logits."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -65,6 +66,9 @@ class ZeroShotClassifier(nn.Module):
             return scale * image_embeds @ self.class_embeds.float().T
 
 
+logger = logging.getLogger(__name__)
+
+
 def fill_templates(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Every template filled with every class name, class by class.
 
@@ -89,6 +93,21 @@ def tokenize(tokenizer: Any, texts: Sequence[str], device: torch.device | str) -
     """Token ids `(N, L)` and attention mask, padded to the longest text and cut at the tokenizer's context length."""
     tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
     return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def warn_of_cut_texts(tokenizer: Any, texts: Sequence[str], kind: str) -> int:
+    """How many texts are cut at CLIP's context length, said once: what two of them differ in may lie behind the cut.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        texts: All of them.
+        kind: What the warning calls them.
+    """
+    most = tokenizer.model_max_length
+    long = [text for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True) if len(ids) > most]
+    if long:
+        logger.warning("%d %s are cut at %d tokens, the first is %r", len(long), kind, most, long[0])
+    return len(long)
 
 
 def pool_templates(text_features: Tensor, n_classes: int) -> Tensor:

@@ -18,7 +18,7 @@ from robust_clip.models import (
     fill_templates,
     pool_templates,
 )
-from robust_clip.models.zero_shot import tokenize
+from robust_clip.models.zero_shot import tokenize, warn_of_cut_texts
 from robust_clip.objectives import Batch, Objective
 
 
@@ -58,6 +58,7 @@ class BatchMaker:
         self._original_class_embeds: Tensor | None = None
         self._other_class_embeds: Tensor | None = None
         self._prompts: dict[str, Tensor] | None = None
+        self._cut = False  # whether captions that are cut have been told of
 
     def remember(self, original: RobustCLIPModel) -> None:
         """Computes what the objective wants of the text tower as it was before training."""
@@ -130,6 +131,8 @@ class BatchMaker:
         device = batch.pixels.device
         distinct = list(dict.fromkeys(texts))
         tokens = tokenize(self.tokenizer, distinct, device)
+        if not self._cut and tokens["input_ids"].shape[1] >= self.tokenizer.model_max_length:
+            self._cut = warn_of_cut_texts(self.tokenizer, distinct, "captions of this batch") > 0
         batch.input_ids, batch.attention_mask = tokens["input_ids"], tokens["attention_mask"]
         position = {text: row for row, text in enumerate(distinct)}
         batch.text_index = torch.tensor([position[text] for text in texts], device=device)

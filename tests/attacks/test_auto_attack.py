@@ -152,6 +152,20 @@ def test_names_and_components_agree(fields, message):
         AutoAttack(**fields)
 
 
+def test_probabilities_are_warned_of(images, caplog):
+    labels = Victim()(images).argmax(dim=1)
+    brief = AutoAttack(version="custom", runs=(AttackRun(PGD(steps=1)),))
+    standing(Victim(), brief, images, labels)
+    assert not caplog.text
+    standing(nn.Sequential(Victim(), nn.Softmax(dim=1)), brief, images, labels)
+    assert "the outputs are probabilities, not logits: gradients vanish in them" in caplog.text
+
+
+def test_labels_are_classes():
+    with pytest.raises(ValueError, match=r"labels must be integer classes, got torch.float32; use labels.long\(\)"):
+        CrossEntropy(torch.zeros(2))
+
+
 def test_labels_are_needed(images):
     with pytest.raises(ValueError, match="AutoAttack .* needs a loss with labels"):
         AutoAttack(version="rand")(

@@ -1,6 +1,7 @@
 """The commands as a user meets them: help, results on disk, and one line for a mistake."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,10 @@ def test_train_says_how_to_measure_and_a_finished_run_has_nothing_left_to_do(
     assert main(["train", str(recipe), "--resume", "--training.max_steps", "2"]) == 2
     assert "finished run of another recipe" in (complaint := capsys.readouterr().err)
     assert "training.max_steps: 2 instead of 1" in complaint
+    shutil.move(out, tmp_path / "moved")
+    elsewhere = ["--training.output_dir", str(tmp_path / "moved"), "--training.logging_steps", "7"]
+    assert main(["train", str(recipe), "--resume", *elsewhere]) == 0
+    shutil.move(tmp_path / "moved", out)
     assert main(["train", str(recipe)]) == 2
     assert "already holds a finished run" in capsys.readouterr().err
     monkeypatch.undo()
@@ -116,12 +121,23 @@ def test_train_says_how_to_measure_and_a_finished_run_has_nothing_left_to_do(
     assert list(out.rglob("row.json"))
 
 
+def test_checkpoints_of_another_recipe_are_not_gone_on_from(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(recipe), "--training.save_strategy", "steps", "--training.save_steps", "1"]) == 0
+    (tmp_path / "out" / "trainer_state.json").unlink()  # as a run that was killed leaves it
+    assert main(["train", str(recipe), "--resume", "--training.learning_rate", "0.5"]) == 2
+    assert "holds the checkpoints of an unfinished run of another recipe" in (told := capsys.readouterr().err)
+    assert "training.learning_rate: 0.5" in told
+    assert main(["train", str(recipe), "--resume"]) == 0
+
+
 def test_train_measures_before_and_after(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = {"datasets": {"seen": {"classes": "0:2"}}, "epsilons": ["1/255"], "samples": 4}
     during = ["--training.eval_strategy", "steps", "--training.eval_steps", "1", "--training.eval_samples", "2"]
     assert main(["train", str(recipe), "--evaluation", json.dumps(evaluation), *during]) == 0
     printed = capsys.readouterr().out
-    assert printed.index("undefended: ") < printed.index("robust: out (")
+    assert printed.index("undefended: ") < printed.index("robust: out (sha256:")
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert any("eval_seen_robust_accuracy" in entry for entry in state["log_history"])
 

@@ -72,7 +72,7 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
         assert f"{method}: learning rate {best} chosen" in printed
         chosen = (tmp_path / "study" / "rows").glob(f"{method}_seed_*_learning_rate_{best}/*-test")
         assert len(list(chosen)) == seeds
-    assert printed.count("**Held-out images, by which learning rates are chosen. Protocol clean v1") == 1
+    assert printed.count("<summary>Held-out images, by which learning rates are chosen. Protocol clean v1") == 1
     original = next(path for path in rows if "original" in path.parts)
     other = json.loads(original.read_text())
     original.write_text(json.dumps(other | {"versions": other["versions"] | {"robust-clip": "0.1.0+g11111111"}}))
@@ -109,6 +109,16 @@ def test_another_study_in_the_same_folder_is_refused(content, tmp_path, capsys, 
     (tmp_path / "study" / "study.yaml").write_text(yaml.safe_dump(content | change))
     assert run(content, tmp_path) == 2
     assert told in capsys.readouterr().err
+
+
+def test_root_is_where_training_data_are_looked_for_too(content, coloured_folder, tmp_path, capsys):
+    content["recipe"]["data"] = {"train": coloured_folder.name, "root": "nowhere", "split": "train:fit"}
+    content |= {"methods": {"clean": content["methods"]["clean"]}, "learning_rates": [1e-9]}
+    content["evaluation"] = [{"protocol": "clean", "datasets": [coloured_folder.name]}]
+    assert run(content, tmp_path) == 2
+    assert "The folder of data sets 'nowhere' is not there" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+    assert run(content, tmp_path, "--root", str(coloured_folder.parent)) == 0
 
 
 def test_without_a_shared_checkpoint_there_is_no_original(content, tmp_path):

@@ -53,6 +53,10 @@ def test_one_other_set_goes_by_its_name():
     assert summary(rows, ["original"], "own").splitlines()[0].endswith("| cifar10, clean | cifar10, linf 1/255 |")
 
 
+def test_without_the_set_trained_on_it_has_no_columns():
+    assert "own" not in summary([row("original", "cifar10", 0.5, 0.25)], ["original"], "own")
+
+
 def test_attacks_on_texts_alone_have_a_column():
     rows = [row("mmcoa_seed_0_learning_rate_1", "own", 0.5, 0.25, None), row("original", "own", 0.4, 0.0, None)]
     lines = summary(rows, ["original", "mmcoa"], "own").splitlines()

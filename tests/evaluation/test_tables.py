@@ -89,6 +89,8 @@ def test_table_replaces_what_stands_between_the_markers(tmp_path):
     file.write_text("before\n<!-- rows:begin -->\nold\n<!-- rows:end -->\nafter\n")
     insert_table(file, "new")
     assert file.read_text() == "before\n<!-- rows:begin -->\nnew\n<!-- rows:end -->\nafter\n"
+    with pytest.raises(ValueError, match=r"nowhere.md is not there: make a file with <!-- rows:begin -->"):
+        insert_table(tmp_path / "nowhere.md", "new")
     with pytest.raises(ValueError, match="no place for the table"):
         insert_table(ROOT / "LICENSE", "new")
 

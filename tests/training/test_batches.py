@@ -11,6 +11,7 @@ from robust_clip.adaptation import LoRA
 from robust_clip.models import embed_classes
 from robust_clip.objectives import LEAF, TIMA, MMCoA, TeCoA
 from robust_clip.training.adapted import drop_towers, original_of
+from robust_clip.training.batches import BatchMaker
 from tests.training.conftest import ATTACK
 
 TEXTS = {"text_attack": attacks.LEAF(edits=1)}
@@ -108,6 +109,16 @@ def test_both_towers_learn_and_the_attack_on_texts_is_timed(make: Any) -> None:
     changed = {name for name, value in trainer.model.state_dict().items() if not before[name].equal(value)}
     assert {"visual_projection.weight", "text_projection.weight", "logit_scale"} <= changed
     assert trainer.state.log_history[0]["text_attack_seconds"] > 0
+
+
+def test_captions_beyond_the_context_are_told_of_once(
+    tiny_model: Any, tiny_processor: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches = BatchMaker(MMCoA(domain="image"), tiny_processor.tokenizer, None, (), attacked=False)
+    image = torch.rand(1, 3, 8, 8)
+    for text, warnings in (("a cat", 0), ("a very long caption of a cat " * 40, 1), ("a dog in the rain " * 40, 1)):
+        batches.make(tiny_model, None, {"pixels": image, "texts": [text]}, step=0)
+        assert caplog.text.count("captions of this batch are cut at") == warnings
 
 
 def test_text_tower_has_its_own_learning_rate(make: Any) -> None:
