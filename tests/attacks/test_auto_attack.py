@@ -153,11 +153,12 @@ def test_names_and_components_agree(fields, message):
 
 
 def test_probabilities_are_warned_of(images, caplog):
-    labels = Victim()(images).argmax(dim=1)
+    pixels = images(4)
+    labels = Victim()(pixels).argmax(dim=1)
     brief = AutoAttack(version="custom", runs=(AttackRun(PGD(steps=1)),))
-    standing(Victim(), brief, images, labels)
+    standing(Victim(), brief, pixels, labels)
     assert not caplog.text
-    standing(nn.Sequential(Victim(), nn.Softmax(dim=1)), brief, images, labels)
+    standing(nn.Sequential(Victim(), nn.Softmax(dim=1)), brief, pixels, labels)
     assert "the outputs are probabilities, not logits: gradients vanish in them" in caplog.text
 
 

@@ -117,7 +117,7 @@ def test_captions_beyond_the_context_are_told_of_once(
     batches = BatchMaker(MMCoA(domain="image"), tiny_processor.tokenizer, None, (), attacked=False)
     image = torch.rand(1, 3, 8, 8)
     for text, warnings in (("a cat", 0), ("a very long caption of a cat " * 40, 1), ("a dog in the rain " * 40, 1)):
-        batches.make(tiny_model, None, {"pixels": image, "texts": [text]}, step=0)
+        batches.make(tiny_model, None, {"pixels": image, "labels": None, "texts": [text]}, step=0)
         assert caplog.text.count("captions of this batch are cut at") == warnings
 
 
