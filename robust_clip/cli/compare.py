@@ -3,8 +3,8 @@
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from robust_clip.evaluation.records import OURS, latest, library_versions, write
 from robust_clip.models import load_checkpoint, require_checkpoint
 from robust_clip.threat_model import ThreatModel, format_size
 
+from .comparison_table import PACKAGES, Outcome, format_comparison, read_comparisons
+from .report import deliver
+
 _THEIR_NAMES = {
     "apgd-cross_entropy": "apgd-ce",
     "apgd_t-dlr": "apgd-t",
@@ -31,7 +34,6 @@ _THEIR_NAMES = {
     "square-margin": "square",
 }
 _THEIR_NORMS = {"linf": "Linf", "l2": "L2"}
-PACKAGES = ("robust-clip", "pyautoattack")
 
 
 class Counted(nn.Module):
@@ -53,35 +55,6 @@ class Counted(nn.Module):
         """Features of pixels; uncounted, since no attack here climbs them."""
         features: Tensor = self.classifier.embed(pixels)  # type: ignore[operator]
         return features
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one attack of one package did.
-
-    Args:
-        plan: `in a row`, where an attack gets what the ones before it left standing, or `alone`.
-        attack: Our name of the attack.
-        package: `robust-clip` or `pyautoattack`.
-        begun: Images that it was given, all of them classified rightly when clean.
-        standing: Rows of the images that it left standing.
-        seconds: Wall time.
-        cpu_seconds: Time of all cores, which other work on the machine lengthens less.
-        forward_passes: Of all images together, those with a backward pass included.
-        backward_passes: Of all images together.
-        version: Of this package, with the commit where there is one.
-    """
-
-    plan: str
-    attack: str
-    package: str
-    begun: int
-    standing: list[int]
-    seconds: float
-    cpu_seconds: float
-    forward_passes: int
-    backward_passes: int
-    version: str = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +136,13 @@ class Comparison:
 
 def run(args: argparse.Namespace) -> int:
     """Compares the attacks of version `standard` in a row, or each alone, and goes on from what `--out` holds."""
+    if args.render:
+        deliver(read_comparisons(args.render), args.into)
+        return 0
+    if not (args.model and args.datasets):
+        raise ValueError("give what to compare on, --model and --datasets, or --render FOLDER")
+    if args.into:
+        raise ValueError("--into takes the tables of --render; --out keeps what is measured now.")
     require_batch_size(args.batch_size)
     for run in VERSIONS["standard"]:
         run.attack.require_packages()
@@ -184,39 +164,6 @@ def run(args: argparse.Namespace) -> int:
         standing[package] = outcomes[key].standing
     print(format_comparison(identity, list(outcomes.values())))
     return 0
-
-
-def format_comparison(identity: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """A table in Markdown: images standing, seconds, and passes for each image that an attack was given."""
-    lines = [
-        f"{identity['model']}, {identity['dataset']}, {identity['threat_model']}, {identity['n']} images, "
-        f"{identity['right_clean']} of them right clean, seed {identity['seed']}, batches of "
-        f"{identity['batch_size']}, {identity['threads']} threads",
-        "",
-        "| attacks | attack | by | given | standing | % of all | seconds | CPU seconds | forward | with backward |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for outcome in outcomes:
-        given = max(1, outcome.begun)
-        passes = f"{outcome.forward_passes / given:.0f} | {outcome.backward_passes / given:.0f}"
-        lines.append(_format_line(outcome, identity["n"], passes))
-    whole = [outcome for outcome in outcomes if outcome.plan == "in a row"]
-    for package in PACKAGES:
-        of_package = [outcome for outcome in whole if outcome.package == package]
-        if len(of_package) == len(VERSIONS["standard"]):
-            seconds, cpu = (sum(getattr(one, unit) for one in of_package) for unit in ("seconds", "cpu_seconds"))
-            total = replace(of_package[0], attack="all", standing=of_package[-1].standing)
-            total = replace(total, seconds=seconds, cpu_seconds=cpu)
-            lines.append(_format_line(total, identity["n"], " | "))
-    versions = ", ".join(sorted({outcome.version for outcome in outcomes}))
-    return "\n".join([*lines, "", f"Measured by {OURS} {versions}."])
-
-
-def _format_line(outcome: Outcome, n: int, passes: str) -> str:
-    standing = len(outcome.standing)
-    cells = (outcome.plan, outcome.attack, outcome.package, str(outcome.begun), str(standing))
-    numbers = (f"{100 * standing / n:.1f}", f"{outcome.seconds:.1f}", f"{outcome.cpu_seconds:.1f}", passes)
-    return f"| {' | '.join(cells + numbers)} |"
 
 
 def _read_outcomes(path: str | None, identity: Mapping[str, Any]) -> dict[tuple[str, str, str], Outcome]:
@@ -275,8 +222,8 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, help="directory or Hub id of a CLIP checkpoint, or nano_clip")
-    add("--datasets", required=True, help="name, Hub id or path of one data set")
+    add("--model", help="directory or Hub id of a CLIP checkpoint, or nano_clip")
+    add("--datasets", help="name, Hub id or path of one data set")
     add("--root", help="folder whose sub-folders stand in for data sets of the Hub")
     add("--split", default="test", help="split of the data set")
     add("--norm", choices=tuple(_THEIR_NORMS), default="linf", help="of the threat model")
@@ -287,4 +234,6 @@ def add_parser(subparsers: Any) -> None:
     add("--seed", type=int, default=0, help="of the choice of images and of both packages")
     add("--batch_size", type=int, default=64, help="images in one forward pass, of both packages")
     add("--out", help="JSON file for the result, written after each attack; an unfinished comparison there goes on")
+    add("--render", type=Path, metavar="FOLDER", help="measure nothing: the files of --out as tables")
+    add("--into", type=Path, help="Markdown file with the markers of a table, for --render")
     parser.set_defaults(run=run)

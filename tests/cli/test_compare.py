@@ -37,7 +37,9 @@ def test_each_package_gets_what_its_own_attacks_left(arguments, tmp_path, capsys
     table = capsys.readouterr().out
     assert table.count("| in a row | all | ") == 2
     (version,) = {outcome["version"] for outcome in found["outcomes"]}
-    assert table.endswith(f"Measured by robust-clip {version}.\n")
+    assert table.endswith(f" times as long. Measured by robust-clip {version}.\n")
+    assert main(["compare", "--render", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == table
 
 
 def test_a_comparison_goes_on_and_mixes_with_no_other(arguments, tmp_path, capsys):
@@ -53,6 +55,19 @@ def test_a_comparison_goes_on_and_mixes_with_no_other(arguments, tmp_path, capsy
     assert outcomes[0]["standing"] == [7]
     assert main([*alone, "--seed", "1"]) == 2
     assert "seed 0 there and 1 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "nano_clip"], "give what to compare on, --model and --datasets"),
+        (["--model", "nano_clip", "--datasets", "digits", "--into", "page.md"], "--into takes the tables of --render"),
+        (["--render", "nowhere"], "nowhere has no JSON files; measure with robust-clip compare --out"),
+    ],
+)
+def test_what_cannot_be_compared_or_rendered_is_refused(arguments, told, capsys):
+    assert main(["compare", *arguments]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_batch_of_no_images_is_refused(arguments, capsys):
