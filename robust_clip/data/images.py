@@ -132,7 +132,9 @@ class ImageDataset(Dataset):  # type: ignore[type-arg]
             "label_column": self.label_column,
             "text_column": self.text_column,
         }
-        return ImageDataset(rows, name=self.name, split=self.split, templates=self.templates, **columns)
+        kept_ones = ImageDataset(rows, name=self.name, split=self.split, templates=self.templates, **columns)
+        kept_ones.source = self.source
+        return kept_ones
 
     def select(self, kept: np.ndarray[Any, Any], split: str) -> "ImageDataset":
         """Some of the images, with indices of their own, under another name of the split.

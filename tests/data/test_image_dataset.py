@@ -89,7 +89,8 @@ def test_mistakes_are_named(rows, settings, message):
 
 
 def test_some_classes_can_be_kept_in_a_new_order(coloured):
-    kept = coloured.with_templates(["one {}"]).keep_classes(["blue", "red"])
+    kept = coloured.with_templates(["one {}"]).called("part").keep_classes(["blue", "red"])
+    assert (kept.name, kept.source) == ("part", coloured.source)
     assert kept.class_names == ["blue", "red"]
     assert len(kept) == 16
     assert kept.templates == ("one {}",)
