@@ -137,6 +137,8 @@ class Comparison:
 def run(args: argparse.Namespace) -> int:
     """Compares the attacks of version `standard` in a row, or each alone, and goes on from what `--out` holds."""
     if args.render:
+        if args.model or args.datasets or args.out:
+            raise ValueError("--render measures nothing; leave --model, --datasets and --out out.")
         deliver(read_comparisons(args.render), args.into)
         return 0
     if not (args.model and args.datasets):

@@ -15,6 +15,7 @@ from robust_clip.data.root import require_root
 from robust_clip.evaluation import Row, checkpoint_revision, evaluate_robustness
 from robust_clip.evaluation.method_summary import RATE, SEED, summary
 from robust_clip.evaluation.processes import process_state
+from robust_clip.evaluation.records import write_text
 from robust_clip.evaluation.side_by_side import group_rows
 from robust_clip.evaluation.tables import folded, markdown_table, read_rows, version_notes
 from robust_clip.models import packaged_checkpoint
@@ -47,11 +48,12 @@ def _rows(args: argparse.Namespace, plan: StudyPlan) -> list[Row]:
     for method in methods:
         if method not in plan.methods:
             raise ValueError(f"Unknown method {method!r}{instead(method, plan.methods, 'the study has')}")
-    measuring = Measuring(args.root, args.batch_size, out / "rows")
+    measuring = Measuring(plan.root, args.batch_size, out / "rows")
     chooses = any(len(plan.learning_rates_of(method)) > 1 for method in methods)
     for method in methods:
         require_root(Sections.of(plan.run(method, 1.0, 0).recipe).data.root)
-    measuring.require([plan.selection, *plan.evaluation] if chooses else plan.evaluation)
+    wanted = [each for each in plan.evaluation if not each.only or set(each.only) & set(methods)]
+    measuring.require([plan.selection, *wanted] if chooses else wanted)
     _claim(out, read_yaml(args.study))
     if args.methods is None:
         _measure_original(plan, measuring)
@@ -136,17 +138,22 @@ def _claim(out: Path, content: Mapping[str, Any]) -> None:
         raise ValueError(f"{out} holds another study: it differs in {', '.join(different)}. Name another output_dir.")
     out.mkdir(parents=True, exist_ok=True)
     methods = {**found.get("methods", {}), **content["methods"]}
-    copy.write_text(yaml.safe_dump({**content, "methods": methods}, sort_keys=False))
+    write_text(copy, yaml.safe_dump({**content, "methods": methods}, sort_keys=False))
 
 
 def _settled(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What rows that are there depend on: what is shared, and of each method all but its further seeds."""
+    """What rows that are there depend on: what is shared, of each method all but further seeds, numbers of images."""
     shared = {key: content[key] for key in ("recipe", "learning_rates", "selection") if key in content}
     own = {
         f"methods.{name}": {**method, "seeds": (method.get("seeds") or content.get("seeds") or [0])[0]}
         for name, method in content.get("methods", {}).items()
     }
-    return shared | own
+    measured = {
+        f"{each['protocol']} on {name} ({each.get('split', 'test')})": each.get("samples")
+        for each in content.get("evaluation", ())
+        for name in each.get("datasets", ())
+    }
+    return shared | own | measured
 
 
 def _measure_original(plan: StudyPlan, measuring: Measuring) -> None:

@@ -1,7 +1,7 @@
 """Studies: several methods from one checkpoint under one budget, as a file of recipes that share what they share."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class StudyPlan:
             the training split (`split: "train:validation"` beside `data.split: "train:fit"`).
         evaluation: What is measured of the chosen.
         seeds: Of training. The grid is searched with the first.
-        root: Folder of data sets, in place of `data.root` of all recipes.
+        root: Folder of data sets that is looked into before the Hub, in place of `data.root` of all recipes, too.
 
     Raises:
         ValueError: If something is empty, repeated or unknown, images would choose that are trained on or tested on,
@@ -118,6 +118,8 @@ class StudyPlan:
         for name in ("methods", "learning_rates", "seeds", "evaluation"):
             if not getattr(self, name):
                 raise ValueError(f"A study needs {name}; the list is empty.")
+        if not isinstance(self.methods, Mapping):
+            raise ValueError(f"methods must map names to sections, got {self.methods!r}; such as {{tecoa: {{}}}}.")
         for name, sections in self.methods.items():
             if not isinstance(sections, Mapping):
                 raise ValueError(f"The method {name} must be a mapping of sections, got {sections!r}; {{}} is empty.")
@@ -205,7 +207,7 @@ class StudyPlan:
 
         Args:
             path: Of the file.
-            root: Folder of data sets, in place of those that the recipe and its methods name.
+            root: In place of the plan's own.
 
         Raises:
             ValueError: If it cannot be read, or is wrong.
@@ -213,5 +215,5 @@ class StudyPlan:
         content = read_yaml(path)
         selection = construct("selection", Measurement, content.get("selection") or {})
         evaluation = [construct("evaluation", Measurement, each) for each in content.get("evaluation") or ()]
-        plan = construct("study", cls, content | {"selection": selection, "evaluation": evaluation})
-        return replace(plan, root=root)
+        where = {"root": root} if root is not None else {}
+        return construct("study", cls, content | where | {"selection": selection, "evaluation": evaluation})

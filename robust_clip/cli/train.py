@@ -4,7 +4,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from robust_clip.data import ImageDataset, Mixture
 from robust_clip.evaluation import checkpoint_revision, evaluate_robustness
+from robust_clip.evaluation.records import write_text
 from robust_clip.models import fill_templates, load_checkpoint, packaged_checkpoint, require_checkpoint
 from robust_clip.training import AdversarialTrainer
 from robust_clip.training.resume import claim_output_dir, is_finished
@@ -25,8 +26,9 @@ from .sections import EvaluationPlan, Sections
 # Where things lie, how quickly, and what is kept and told meanwhile.
 _MOVES_NOTHING = re.compile(
     r"(data|evaluation\.datasets\.[^.]+)\.root:|training\.(output_dir|disable_tqdm|report_to|push_to_hub|hub_\w+|"
-    r"dataloader_\w+|logging_\w+|save_\w+|per_device_eval_batch_size):"
+    r"dataloader_(num_workers|pin_memory|prefetch_factor)|logging_\w+|save_total_limit|per_device_eval_batch_size):"
 )
+_AFTER_TRAINING = re.compile(r"evaluation[.:]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,14 +38,15 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(sections.training.output_dir or ".")
     done = args.resume and is_finished(folder) and (folder / "recipe.yaml").is_file()
     # What a finished run learned from is not read again for the sake of advice.
-    captioned = sections.objective.needs_captions
+    data = None if done and sections.objective.needs_captions else sections.data.name
+    captioned = False
     if done:
-        _require_same(recipe, folder, "a finished run")
+        _require_same(recipe, folder, "a finished run", lambda change: False)
     else:
         captioned = _train(sections, recipe, args.resume)
     if sections.training.process_index == 0:
         told = f"{folder} holds this run to its end: nothing is left to do." if done else f"Wrote {folder}."
-        command = _measuring_command(sections, folder, captioned)
+        command = _measuring_command(sections, folder, captioned) if isinstance(data, str) else ""
         sys.stdout.write(told + (f" Measure the model, such as by: {command}\n" if command else "\n"))
     return 0
 
@@ -68,10 +71,10 @@ def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) 
     output_dir = Path(sections.training.output_dir or ".")
     checkpoint = claim_output_dir(output_dir, resume)
     if checkpoint and (output_dir / "recipe.yaml").is_file():
-        _require_same(recipe, output_dir, "the checkpoints of an unfinished run")
+        _require_same(recipe, output_dir, "the checkpoints of an unfinished run", _AFTER_TRAINING.match)
     trainer = build_trainer(sections)
     if trainer.is_world_process_zero():
-        (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        write_text(output_dir / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if sections.evaluation:
@@ -83,10 +86,12 @@ def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) 
     return any(source.captions for source in _sources(trainer.train_dataset))
 
 
-def _require_same(recipe: dict[str, dict[str, Any]], folder: Path, what: str) -> None:
-    """Refuse to take a run for that of another recipe."""
+def _require_same(
+    recipe: dict[str, dict[str, Any]], folder: Path, what: str, still_open: Callable[[str], Any]
+) -> None:
+    """Refuse to take a run for that of another recipe, but for what is still open to change."""
     changes = changes_between(load_recipe(folder / "recipe.yaml"), recipe)
-    different = [change for change in changes if not _MOVES_NOTHING.match(change)]
+    different = [change for change in changes if not (_MOVES_NOTHING.match(change) or still_open(change))]
     if different:
         raise ValueError(
             f"{folder} holds {what} of another recipe, and nothing goes on from that: this one has "
@@ -104,7 +109,7 @@ def _measuring_command(sections: Sections, folder: Path, captioned: bool) -> str
         return ""
     data, threat_model = sections.data, sections.threat_model
     words = ["robust-clip", "retrieve" if captioned else "evaluate", "--model", str(folder)]
-    words += ["--datasets", data.name if isinstance(data.name, str) else ",".join(data.name)]
+    words += ["--datasets", str(data.name)]
     words += ["--root", data.root] if data.root else []
     words += ["--attack", "image" if threat_model else "none"] if captioned else ["--protocol", "pgd20"]
     if threat_model is not None:
@@ -138,9 +143,7 @@ def _measure(trainer: AdversarialTrainer, sections: Sections, plan: EvaluationPl
     """Evaluates before and after, prints both tables, and renders the card again with the rows of the result."""
     output_dir = Path(trainer.args.output_dir or ".")
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    identity: dict[str, Any] = {"model_id": output_dir.resolve().name}
-    identity["revision"] = checkpoint_revision(str(output_dir), trained)
-    runs = [("robust", trained, identity)]
+    runs: list[tuple[str, Any, dict[str, Any]]] = [("robust", trained, {"model_id": output_dir.resolve().name})]
     if plan.undefended and sections.model.name:
         before: Any = load_checkpoint(sections.model.name, sections.model.revision)[0]
         revision = checkpoint_revision(packaged_checkpoint(sections.model.name), before)

@@ -27,7 +27,7 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
         that the number of images leaves; and the number of seeds, where not all of the method's were measured.
 
     Raises:
-        ValueError: If a method has one seed at two learning rates.
+        ValueError: If a method has one seed at two learning rates, or two rows want the same cell.
     """
     threats = sorted({_threat(row) for row in rows if row.robust_accuracy is not None}, key=lambda it: (len(it), it))
     others = {row.dataset["name"] for row in rows} - {trained_on}
@@ -38,6 +38,9 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
     found: dict[str, dict[str, dict[str, Measured]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         accuracies = found[row.model["id"]]
+        if row.dataset["name"] in accuracies[_threat(row)]:
+            where = f"{row.model['id']} on {row.dataset['name']}"
+            raise ValueError(f"Two rows measure {where} against {_threat(row)}; leave one out.")
         accuracies["clean"][row.dataset["name"]] = (row.clean_accuracy, *row.clean_interval)
         if row.robust_accuracy is not None and row.robust_interval is not None:
             accuracies[_threat(row)][row.dataset["name"]] = (row.robust_accuracy, *row.robust_interval)

@@ -234,6 +234,11 @@ def read_samples(path: str | Path) -> tuple[list[Sample], dict[str, str]]:
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
     """Write JSON; at `path` there is never less than the whole."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text; at `path` there is never less than the whole."""
     unfinished = Path(path).with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.write_text(text)
     os.replace(unfinished, path)

@@ -80,10 +80,10 @@ class RunFolder(ABC, Generic[RowType]):
                 raise ValueError(f"{self.folder} holds another {self.measured}: {unlike}. Give another directory")
             if self._row.exists():
                 return self._read_row()
-            if found[_VERSION] != version:
+            if (earlier := found.get(_VERSION, "unknown")) != version:
                 raise ValueError(
-                    f"{self.folder} holds parts measured by {OURS} {found[_VERSION]}, and this is {version}: go on "
-                    "with that one, or give another directory"
+                    f"{self.folder} holds parts measured by {OURS} {earlier}, and this is {version}: go on with that "
+                    "one, give another directory, or remove this one"
                 )
         with advice(self.folder):
             if not self._has_results() and (self.folder / EXAMPLES).exists():

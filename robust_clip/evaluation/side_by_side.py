@@ -124,15 +124,18 @@ def make_table(measure: str, rows: Sequence[Row]) -> Table:
 def protocol_tables(rows: Iterable[Row]) -> list[Table]:
     """Robust accuracy by several protocols that measure alike but for their attacks, each protocol a column.
 
-    Where each column's attacks are stronger than those before it, as from PGD to AutoAttack in the order of `PRESETS`,
-    no column should lie above an earlier one by more than its interval.
+    They stand in the order of `PRESETS`. Where the attacks of a column are stronger than those of an earlier one, as
+    from PGD to AutoAttack, it should not lie above that by more than its interval.
     """
     alike: dict[str, dict[tuple[str, str, int], dict[str, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row.threat_model and not row.protocol.get("text_attack"):
             about = f"{row.dataset['name']}, {row.threat_model}", row.model["id"], row.n
-            alike[_how(row)][about][row.protocol["name"]] = row
-    order = {protocol.name: place for place, protocol in enumerate(chain.from_iterable(PRESETS.values()))}
+            how = _how(row).replace("listed grid", f"{_listed_grid(row)} grid")
+            alike[how][about].setdefault(f"{row.protocol['name']} v{row.protocol['version']}", row)
+    order: dict[str, int] = {}
+    for place, protocol in enumerate(chain.from_iterable(PRESETS.values())):
+        order.setdefault(f"{protocol.name} v{protocol.version}", place)
     tables = []
     for how, lines in sorted(alike.items()):
         kept = {about: found for about, found in lines.items() if len(found) > 1}
@@ -142,6 +145,11 @@ def protocol_tables(rows: Iterable[Row]) -> list[Table]:
         columns = sorted(names, key=lambda name: (order.get(name, len(order)), name))
         tables.append(Table(f"Protocols side by side, {how}", ("clean", *columns), _protocol_lines(kept, columns), ()))
     return tables
+
+
+def _listed_grid(row: Row) -> str:
+    """What a grid by a list of data sets is on this one."""
+    return "native" if row.dataset["name"] in row.protocol.get("native_datasets", ()) else "model"
 
 
 def _protocol_lines(

@@ -79,6 +79,19 @@ def set_text_learning_rate(optimizer: torch.optim.Optimizer, model: Any, learnin
             optimizer.add_param_group({**group, "params": mine, "lr": learning_rate})
 
 
+def split_run(attack: Attack | AttackRun | None) -> tuple[Attack | None, AttackRun | None]:
+    """The search, and the run that says what it climbs in place of the paper's inner loss.
+
+    Raises:
+        ValueError: If that is a loss which evaluations alone can climb.
+    """
+    if not isinstance(attack, AttackRun):
+        return attack, None
+    if attack.loss == "joint_divergence":
+        raise ValueError(f"{attack} climbs away from attacked class prompts, and training has none; use objective")
+    return attack.attack, attack
+
+
 def inner_problem(
     objective: Objective, run: AttackRun | None, student: Any, teacher: RobustCLIPModel | None, batch: Batch
 ) -> tuple[Forward, AttackLoss]:

@@ -32,6 +32,7 @@ from .steps import (
     inner_problem,
     refuse_sharded_weights,
     set_text_learning_rate,
+    split_run,
     training_record,
     zero_loss,
 )
@@ -78,8 +79,7 @@ class AdversarialTrainer(Trainer):
         processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.attack_run: AttackRun | None = attack if isinstance(attack, AttackRun) else None
-        self.attack: Attack | None = attack.attack if isinstance(attack, AttackRun) else attack
+        self.attack, self.attack_run = split_run(attack)
         adaptation = adaptation or default_adaptation(objective)
         train_dataset, eval_dataset = as_images(train_dataset), as_images(eval_dataset)
         check_arguments(args, model)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paired_clip import captioned_rows
 from robust_clip.cli import COMMANDS, main
 from robust_clip.cli.sections import DataSource
 
@@ -121,15 +122,35 @@ def test_train_says_how_to_measure_and_a_finished_run_has_nothing_left_to_do(
     assert list(out.rglob("row.json"))
 
 
+def test_training_on_captions_says_how_to_measure_recall(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "squares"
+    data.mkdir()
+    for split in ("train", "test"):
+        captioned_rows().to_parquet(data / f"{split}.parquet")
+    options = ["--objective", "{name: mmcoa, domain: image}", "--data.train", str(data), "--data.resolution", "model"]
+    options += ["--adaptation", "{name: full, towers: [vision, text], logit_scale: true}"]
+    assert main(["train", str(recipe), *options]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    command = told.split("such as by: ")[1]
+    assert command.startswith(f"robust-clip retrieve --model {tmp_path / 'out'} --datasets {data} --attack image")
+    assert main([*command.split()[1:], "--steps", "1"]) == 0
+    assert main(["train", str(recipe), *options, "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("nothing is left to do.")
+
+
 def test_checkpoints_of_another_recipe_are_not_gone_on_from(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", str(recipe), "--training.save_strategy", "steps", "--training.save_steps", "1"]) == 0
+    saved = ["--training.save_strategy", "steps", "--training.save_steps", "1"]
+    assert main(["train", str(recipe), *saved]) == 0
     (tmp_path / "out" / "trainer_state.json").unlink()  # as a run that was killed leaves it
-    assert main(["train", str(recipe), "--resume", "--training.learning_rate", "0.5"]) == 2
+    assert main(["train", str(recipe), *saved, "--resume", "--training.learning_rate", "0.5"]) == 2
     assert "holds the checkpoints of an unfinished run of another recipe" in (told := capsys.readouterr().err)
     assert "training.learning_rate: 0.5" in told
-    assert main(["train", str(recipe), "--resume"]) == 0
+    later = ["--evaluation", json.dumps({"datasets": {"seen": {}}, "samples": 2, "undefended": False})]
+    assert main(["train", str(recipe), *saved, *later, "--resume"]) == 0
 
 
 def test_train_measures_before_and_after(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +158,9 @@ def test_train_measures_before_and_after(recipe: Path, tmp_path: Path, capsys: p
     during = ["--training.eval_strategy", "steps", "--training.eval_steps", "1", "--training.eval_samples", "2"]
     assert main(["train", str(recipe), "--evaluation", json.dumps(evaluation), *during]) == 0
     printed = capsys.readouterr().out
-    assert printed.index("undefended: ") < printed.index("robust: out (sha256:")
+    assert printed.index("undefended: ") < printed.index("robust: out (")
+    assert "Not measured yet" not in (card := (tmp_path / "out" / "README.md").read_text())
+    assert any(line.startswith("| seen | ") for line in card.splitlines())
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert any("eval_seen_robust_accuracy" in entry for entry in state["log_history"])
 

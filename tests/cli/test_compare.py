@@ -62,6 +62,7 @@ def test_a_comparison_goes_on_and_mixes_with_no_other(arguments, tmp_path, capsy
     [
         (["--model", "nano_clip"], "give what to compare on, --model and --datasets"),
         (["--model", "nano_clip", "--datasets", "digits", "--into", "page.md"], "--into takes the tables of --render"),
+        (["--render", "nowhere", "--out", "more.json"], "leave --model, --datasets and --out out"),
         (["--render", "nowhere"], "nowhere has no JSON files; measure with robust-clip compare --out"),
     ],
 )

@@ -133,6 +133,14 @@ def test_without_a_shared_checkpoint_there_is_no_original(content, tmp_path):
     assert [path.name for path in (tmp_path / "study" / "rows").iterdir()] == ["clean_seed_0_learning_rate_1e-09"]
 
 
+def test_another_number_of_images_is_another_study(content, tmp_path, capsys):
+    (tmp_path / "study").mkdir()
+    fewer = content["evaluation"][0] | {"samples": 5}
+    (tmp_path / "study" / "study.yaml").write_text(yaml.safe_dump(content | {"evaluation": [fewer]}))
+    assert run(content, tmp_path) == 2
+    assert f"differs in pgd20 on {fewer['datasets'][0]} (test)." in capsys.readouterr().err
+
+
 def test_a_study_may_grow_by_methods_seeds_and_measurements(content, tmp_path):
     small = content | {
         "methods": {"clean": content["methods"]["clean"], "tecoa": {"objective": "tecoa", "seeds": [0]}},
@@ -159,6 +167,7 @@ def test_a_study_may_grow_by_methods_seeds_and_measurements(content, tmp_path):
     [
         ({"seeds": []}, "needs seeds"),
         ({"methods": {}}, "needs methods"),
+        ({"methods": ["tecoa"]}, "methods must map names to sections, got ['tecoa']"),
         ({"learning_rates": []}, "needs learning_rates"),
         ({"learning_rates": [0.0]}, "must be positive"),
         ({"learning_rates": ["big"]}, "must be positive numbers, got ['big'"),

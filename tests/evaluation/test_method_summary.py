@@ -53,6 +53,11 @@ def test_one_other_set_goes_by_its_name():
     assert summary(rows, ["original"], "own").splitlines()[0].endswith("| cifar10, clean | cifar10, linf 1/255 |")
 
 
+def test_a_cell_has_one_row():
+    with pytest.raises(ValueError, match="Two rows measure original on cifar10 against linf 1/255"):
+        summary([row("original", "cifar10", 0.5, 0.25), row("original", "cifar10", 0.5, 0.5)], ["original"], "own")
+
+
 def test_without_the_set_trained_on_it_has_no_columns():
     assert "own" not in summary([row("original", "cifar10", 0.5, 0.25)], ["original"], "own")
 

@@ -156,13 +156,14 @@ def test_protocols_stand_side_by_side_where_all_but_their_attacks_is_alike(count
         return replace(row, protocol=get_protocol(name, epsilon="1/255").as_dict() | changes)
 
     rows = [by("autoattack_standard"), by("pgd20"), by("cw"), by("tecoa"), by("apgd_ce", precision="bf16")]
+    rows += [by("tecoa_aa", native_datasets=["mnist"])]
     rows += [counted("b", "mnist", "1/255", clean=80, robust=30)]
     (table,) = protocol_tables(rows)
     assert table.measure.startswith("Protocols side by side, linf, native grid")
-    assert table.columns == ("clean", "pgd20", "cw", "autoattack_standard")
+    assert table.columns == ("clean", "pgd20 v1", "cw v1", "autoattack_standard v1", "tecoa_aa v1")
     ((dataset, model, images, cells),) = [(each.dataset, each.model, each.images, each.cells) for each in table.lines]
     assert (dataset, model, images) == ("mnist, linf 1/255", "a", "100")
-    assert [cell.value for cell in cells] == ["80.0", "40.0", "40.0", "40.0"]
+    assert [cell.value for cell in cells] == ["80.0", "40.0", "40.0", "40.0", "40.0"]
     assert protocol_tables([by("pgd20")]) == []
 
 

@@ -33,6 +33,11 @@ def test_another_loss_gives_other_images_and_is_on_record(make: Any, loss: str) 
     assert "attack climbs" not in paper.record
 
 
+def test_a_loss_for_evaluations_alone_is_refused_at_once(make: Any) -> None:
+    with pytest.raises(ValueError, match="pgd-joint_divergence climbs away from attacked class prompts"):
+        make(attack=AttackRun(PGD(), "joint_divergence"))
+
+
 def test_a_recipe_names_the_loss() -> None:
     recipe: dict[str, Any] = {
         "objective": {"name": "tecoa"},
