@@ -1,0 +1,47 @@
+"""Pages with numbers are what their commands render from the rows beside them."""
+
+from pathlib import Path
+
+import pytest
+
+from robust_clip.cli.comparison_table import read_comparisons
+from robust_clip.cli.step_cost import cost_table, read_costs
+from robust_clip.cli.study import render
+from robust_clip.cli.study_plan import StudyPlan
+from robust_clip.evaluation.report import read_records, render_report
+from robust_clip.evaluation.tables import read_rows
+
+ROOT = Path(__file__).parents[1]
+CARDS = ROOT / "model_cards"
+
+
+def between_markers(page: Path) -> str:
+    return page.read_text().split("<!-- rows:begin -->\n")[1].split("\n<!-- rows:end -->")[0]
+
+
+@pytest.mark.parametrize(
+    ("study", "rows", "page", "means_only"),
+    [
+        ("nano_tiny_imagenet", CARDS / "compare" / "rows", CARDS / "compare" / "README.md", False),
+        ("nano_tiny_imagenet", CARDS / "compare" / "rows", ROOT / "recipes" / "README.md", True),
+        ("nano_adaptations", CARDS / "adaptations" / "rows", CARDS / "adaptations" / "README.md", False),
+    ],
+    ids=["compare", "index of papers", "adaptations"],
+)
+def test_studies(study: str, rows: Path, page: Path, means_only: bool) -> None:
+    plan = StudyPlan.read(ROOT / "recipes" / "compare" / f"{study}.yaml")
+    assert between_markers(page) == render(read_rows(rows), plan, means_only=means_only)
+
+
+def test_step_costs() -> None:
+    assert between_markers(CARDS / "step_costs" / "README.md") == cost_table(read_costs(CARDS / "step_costs"))
+
+
+def test_comparisons() -> None:
+    folder = CARDS / "beside_pyautoattack"
+    assert between_markers(folder / "README.md") == read_comparisons(folder)
+
+
+@pytest.mark.parametrize("name", ["protocols", "test_time_defences"])
+def test_reports(name: str) -> None:
+    assert (CARDS / name / "README.md").read_text() == render_report(read_records([CARDS / name]), ".md")
