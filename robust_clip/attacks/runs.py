@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Forward
-from robust_clip.attacks.embedding import EMBEDDING_LOSSES, EmbeddingDistance, JointDivergence
+from robust_clip.attacks.embedding import EMBEDDING_LOSSES
 from robust_clip.attacks.losses import LOSSES, AttackLoss
 
 # Gives what an objective's inner attack sees: the function on pixels and the loss, of pixels and labels.
@@ -82,11 +82,15 @@ class AttackRun:
             return victim.inner_problem(pixels, labels)
         if victim.embed is None:
             raise ValueError(f"the attack loss {self.loss!r} needs image features, and this victim gives logits only")
-        if self.loss == "embedding_distance":
-            return victim.embed, EmbeddingDistance(victim.embed(pixels))
-        if victim.attacked_texts is None:
-            raise ValueError(f"the attack loss {self.loss!r} needs attacked class prompts; give an attack on texts")
-        return victim.embed, JointDivergence(victim.embed(pixels), victim.attacked_texts[labels])
+        references = [victim.embed(pixels)]
+        if self.loss == "joint_divergence":
+            if victim.attacked_texts is None:
+                raise ValueError(
+                    f"the attack loss {self.loss!r} needs attacked class prompts; give an attack on texts"
+                )
+            references.append(victim.attacked_texts[labels])
+        away: Any = EMBEDDING_LOSSES[self.loss]
+        return victim.embed, away(*references)
 
     def as_dict(self) -> dict[str, Any]:
         """What a row says about this attack."""

@@ -1,6 +1,5 @@
 """Our attacks beside those of `pyautoattack`: what each did, in figures and as a table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from robust_clip.attacks import VERSIONS
 from robust_clip.evaluation.records import OURS
+
+from .report import read_kept
 
 PACKAGES = ("robust-clip", "pyautoattack")
 
@@ -71,17 +72,10 @@ def read_comparisons(folder: Path) -> str:
     Raises:
         ValueError: If there is nothing, or a file is something else.
     """
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise ValueError(f"{folder} has no JSON files; measure with robust-clip compare --out {folder}/NAME.json.")
-    tables = []
-    for file in files:
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            tables.append(format_comparison(found, [Outcome(**outcome) for outcome in found["outcomes"]]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{file} was not written by robust-clip compare --out: {error}.") from error
-    return "\n\n".join(tables)
+    def table(kept: Any) -> str:
+        return format_comparison(kept, [Outcome(**outcome) for outcome in kept["outcomes"]])
+
+    return "\n\n".join(read_kept(folder, "compare", table))
 
 
 def _total(outcomes: Sequence[Outcome], package: str) -> Outcome | None:

@@ -1,13 +1,17 @@
 """`robust-clip report`: measured rows as a table in Markdown, or as a report with all that was kept beside them."""
 
 import argparse
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from robust_clip.evaluation.report import read_records, report_kind, write_report
 from robust_clip.evaluation.side_by_side import group_rows
 from robust_clip.evaluation.tables import insert_table, markdown_table, read_rows
+
+T = TypeVar("T")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,6 +24,24 @@ def run(args: argparse.Namespace) -> int:
     groups = group_rows(row for folder in args.rows for row in read_rows(folder))
     deliver("\n\n".join(markdown_table(rows) for _, rows in sorted(groups.items())), args.into)
     return 0
+
+
+def read_kept(folder: Path, command: str, make: Callable[[Any], T]) -> list[T]:
+    """What a command's `--out` wrote into a folder, each file's content through `make`.
+
+    Raises:
+        ValueError: If there is nothing, or a file is something else.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder} has no JSON files; measure with robust-clip {command} --out {folder}/NAME.json.")
+    kept = []
+    for file in files:
+        try:
+            kept.append(make(json.loads(file.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{file} was not written by robust-clip {command} --out: {error}.") from error
+    return kept
 
 
 def deliver(table: str, into: Path | None) -> None:

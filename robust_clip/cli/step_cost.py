@@ -1,10 +1,11 @@
 """What a training step of an objective cost beside a clean step and beside its floor, in figures and as a table."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+
+from .report import read_kept
 
 NO_ATTACK = "no attack on images"
 
@@ -134,13 +135,4 @@ def read_costs(folder: Path) -> list[StepCost]:
     Raises:
         ValueError: If there is nothing, or a file is something else.
     """
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise ValueError(f"{folder} has no JSON files; measure with robust-clip benchmark --out {folder}/NAME.json.")
-    costs = []
-    for file in files:
-        try:
-            costs.append(StepCost(**json.loads(file.read_text(encoding="utf-8"))))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} was not written by robust-clip benchmark --out: {error}.") from error
-    return costs
+    return read_kept(folder, "benchmark", lambda kept: StepCost(**kept))

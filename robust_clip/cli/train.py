@@ -4,7 +4,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from .recipe import load_recipe
 from .sections import EvaluationPlan, Sections
 
 # Where things lie, how quickly, and what is kept and told meanwhile.
-_MOVES_NOTHING = re.compile(
+_MOVES_NOTHING = (
     r"(data|evaluation\.datasets\.[^.]+)\.root:|training\.(output_dir|disable_tqdm|report_to|push_to_hub|hub_\w+|"
     r"dataloader_(num_workers|pin_memory|prefetch_factor)|logging_\w+|save_total_limit|per_device_eval_batch_size):"
 )
-_AFTER_TRAINING = re.compile(r"evaluation[.:]")
+_COMES_LATER = r"|evaluation[.:]"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,16 +37,14 @@ def run(args: argparse.Namespace) -> int:
     sections = Sections.of(recipe)
     folder = Path(sections.training.output_dir or ".")
     done = args.resume and is_finished(folder) and (folder / "recipe.yaml").is_file()
-    # What a finished run learned from is not read again for the sake of advice.
-    data = None if done and sections.objective.needs_captions else sections.data.name
-    captioned = False
     if done:
-        _require_same(recipe, folder, "a finished run", lambda change: False)
+        _require_same(recipe, folder, "a finished run", _MOVES_NOTHING)
+        # What it learned from, captions or prompts, is not read again for the sake of advice.
+        command = "" if sections.objective.needs_captions else _measuring_command(sections, folder, captioned=False)
     else:
-        captioned = _train(sections, recipe, args.resume)
+        command = _measuring_command(sections, folder, captioned=_train(sections, recipe, args.resume))
     if sections.training.process_index == 0:
         told = f"{folder} holds this run to its end: nothing is left to do." if done else f"Wrote {folder}."
-        command = _measuring_command(sections, folder, captioned) if isinstance(data, str) else ""
         sys.stdout.write(told + (f" Measure the model, such as by: {command}\n" if command else "\n"))
     return 0
 
@@ -71,7 +69,7 @@ def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) 
     output_dir = Path(sections.training.output_dir or ".")
     checkpoint = claim_output_dir(output_dir, resume)
     if checkpoint and (output_dir / "recipe.yaml").is_file():
-        _require_same(recipe, output_dir, "the checkpoints of an unfinished run", _AFTER_TRAINING.match)
+        _require_same(recipe, output_dir, "the checkpoints of an unfinished run", _MOVES_NOTHING + _COMES_LATER)
     trainer = build_trainer(sections)
     if trainer.is_world_process_zero():
         write_text(output_dir / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
@@ -86,12 +84,10 @@ def _train(sections: Sections, recipe: dict[str, dict[str, Any]], resume: bool) 
     return any(source.captions for source in _sources(trainer.train_dataset))
 
 
-def _require_same(
-    recipe: dict[str, dict[str, Any]], folder: Path, what: str, still_open: Callable[[str], Any]
-) -> None:
-    """Refuse to take a run for that of another recipe, but for what is still open to change."""
+def _require_same(recipe: dict[str, dict[str, Any]], folder: Path, what: str, open_to_change: str) -> None:
+    """Refuse to take a run for that of another recipe, but for changes that begin as an expression says."""
     changes = changes_between(load_recipe(folder / "recipe.yaml"), recipe)
-    different = [change for change in changes if not (_MOVES_NOTHING.match(change) or still_open(change))]
+    different = [change for change in changes if not re.match(open_to_change, change)]
     if different:
         raise ValueError(
             f"{folder} holds {what} of another recipe, and nothing goes on from that: this one has "
@@ -102,14 +98,14 @@ def _require_same(
 def _measuring_command(sections: Sections, folder: Path, captioned: bool) -> str:
     """Measures the model on the test split of what it was trained on, under what it was trained against.
 
-    Empty for a model that knows certain classes alone.
+    Empty for a model that knows certain classes alone, and for one of a mixture of data sets.
     """
     known = getattr(sections.adaptation, "per_class", False) or getattr(sections.adaptation, "class_residuals", False)
-    if known:
-        return ""
     data, threat_model = sections.data, sections.threat_model
+    if known or not isinstance(data.name, str):
+        return ""
     words = ["robust-clip", "retrieve" if captioned else "evaluate", "--model", str(folder)]
-    words += ["--datasets", str(data.name)]
+    words += ["--datasets", data.name]
     words += ["--root", data.root] if data.root else []
     words += ["--attack", "image" if threat_model else "none"] if captioned else ["--protocol", "pgd20"]
     if threat_model is not None:

@@ -1,7 +1,6 @@
 """A few broken images and attacked prompts, kept beside the row while an evaluation runs."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from .examples import FOLDER, LIST, ImageExample, TextExample, read_examples
-from .records import Sample
+from .records import Sample, write_text
 
 
 class Gallery:
@@ -58,8 +57,6 @@ class Gallery:
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self._folder / f"{LIST}.unfinished"
         kept: list[ImageExample | TextExample] = [*self._images, *self._texts]
         content = [asdict(example) for example in kept]
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, self._folder / LIST)
+        write_text(self._folder / LIST, json.dumps(content, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """How robustness is measured: everything that a number depends on besides the model, the data and the seed."""
 
+from collections.abc import Collection
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -184,9 +185,7 @@ class Protocol:
 
     def resolution_for(self, dataset: str) -> Literal["native", "model"]:
         """Grid of the perturbation on a data set, by its name."""
-        if self.resolution == "listed":
-            return "native" if dataset in self.native_datasets else "model"
-        return self.resolution
+        return listed_grid(dataset, self.native_datasets) if self.resolution == "listed" else self.resolution
 
     @property
     def folder(self) -> str:
@@ -242,3 +241,12 @@ class Protocol:
             "precision": self.precision,
             "source": self.source,
         }
+
+
+def listed_grid(dataset: str, native_datasets: Collection[str]) -> Literal["native", "model"]:
+    """Grid of the perturbation where a list of data sets decides.
+
+    >>> listed_grid("cifar10", ["cifar10"]), listed_grid("imagenet", ["cifar10"])
+    ('native', 'model')
+    """
+    return "native" if dataset in native_datasets else "model"

@@ -73,8 +73,8 @@ class RunFolder(ABC, Generic[RowType]):
         require_writable(self.folder)
         if not resume:
             self.require_new()
-        version = library_versions()[OURS]
-        if self._has_results():
+        version, begun = library_versions()[OURS], self._has_results()
+        if begun:
             found = json.loads((self._row if self._row.exists() else self._identity).read_text())
             if unlike := "; ".join(differences(found, identity)):
                 raise ValueError(f"{self.folder} holds another {self.measured}: {unlike}. Give another directory")
@@ -86,7 +86,7 @@ class RunFolder(ABC, Generic[RowType]):
                     "one, give another directory, or remove this one"
                 )
         with advice(self.folder):
-            if not self._has_results() and (self.folder / EXAMPLES).exists():
+            if not begun and (self.folder / EXAMPLES).exists():
                 shutil.rmtree(self.folder / EXAMPLES)  # of a run that was killed before its first part
             self._parts.mkdir(exist_ok=True)
             write_json(self._identity, identity | {_VERSION: version})

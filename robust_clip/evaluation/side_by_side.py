@@ -9,6 +9,7 @@ from robust_clip.models import CONTEXT_TEMPLATE
 from robust_clip.threat_model import format_size
 
 from .presets import PRESETS
+from .protocol import listed_grid
 from .records import OURS, Row, percent
 
 _Places = Mapping[tuple[str, str], Mapping[float, Row]]
@@ -131,8 +132,8 @@ def protocol_tables(rows: Iterable[Row]) -> list[Table]:
     for row in rows:
         if row.threat_model and not row.protocol.get("text_attack"):
             about = f"{row.dataset['name']}, {row.threat_model}", row.model["id"], row.n
-            how = _how(row).replace("listed grid", f"{_listed_grid(row)} grid")
-            alike[how][about].setdefault(f"{row.protocol['name']} v{row.protocol['version']}", row)
+            measured = alike[_how(row, by_list=False)][about]
+            measured.setdefault(f"{row.protocol['name']} v{row.protocol['version']}", row)
     order: dict[str, int] = {}
     for place, protocol in enumerate(chain.from_iterable(PRESETS.values())):
         order.setdefault(f"{protocol.name} v{protocol.version}", place)
@@ -145,11 +146,6 @@ def protocol_tables(rows: Iterable[Row]) -> list[Table]:
         columns = sorted(names, key=lambda name: (order.get(name, len(order)), name))
         tables.append(Table(f"Protocols side by side, {how}", ("clean", *columns), _protocol_lines(kept, columns), ()))
     return tables
-
-
-def _listed_grid(row: Row) -> str:
-    """What a grid by a list of data sets is on this one."""
-    return "native" if row.dataset["name"] in row.protocol.get("native_datasets", ()) else "model"
 
 
 def _protocol_lines(
@@ -264,8 +260,13 @@ def _measure(row: Row) -> str:
     return f"Protocol {row.protocol['name']} v{row.protocol['version']}, {_how(row)}"
 
 
-def _how(row: Row) -> str:
-    """All of a measurement but the attacks on images: what two protocols must share to be compared."""
+def _how(row: Row, *, by_list: bool = True) -> str:
+    """All of a measurement but the attacks on images: what two protocols must share to be compared.
+
+    Args:
+        row: Of one data set.
+        by_list: Whether a grid by a list of data sets is called that, or by what it is on this one.
+    """
     protocol, attacks = row.protocol, row.protocol["attacks"]
     attacked = [protocol["threat_model"]["norm"]] if protocol["threat_model"] else []
     if text := protocol.get("text_attack"):
@@ -273,7 +274,10 @@ def _how(row: Row) -> str:
         attacked.append(f"texts by {text['attack']}" + (f" with {language_model}" if language_model else ""))
     learned = list(row.dataset["templates"]) == [CONTEXT_TEMPLATE]
     words = "learned context" if learned else f"{protocol['templates']} templates"
-    how = [f"{protocol['resolution']} grid", words, protocol["precision"]]
+    grid = protocol["resolution"]
+    if grid == "listed" and not by_list:
+        grid = listed_grid(row.dataset["name"], protocol.get("native_datasets", ()))
+    how = [f"{grid} grid", words, protocol["precision"]]
     how += [f"temperature {protocol['temperature']:g}"] if protocol.get("temperature") is not None else []
     how += ["compiled"] if protocol.get("compiled") else []
     how += [f"objective {protocol['objective']}"] if protocol.get("objective") else []

@@ -12,6 +12,20 @@ from robust_clip.models import ZeroShotClassifier, embed_texts, fill_templates, 
 from robust_clip.threat_model import ThreatModel
 
 
+def judges(model, tokenizer, images, text_attack):
+    """Classifiers by clean and by attacked prompts, and rows, pixels and labels of what the first takes rightly."""
+    encode = partial(embed_texts, model.eval(), tokenizer)
+    prompts = fill_templates(images.class_names, images.templates)
+    clean, attacked = (
+        ZeroShotClassifier(model, pool_templates(encode(texts), 3), batch_multiple=8)
+        for texts in (prompts, text_attack(encode, prompts))
+    )
+    batch = PixelCollator(model.image_size)([images[index] for index in range(len(images))])
+    right = (clean(batch["pixels"]).argmax(dim=1) == batch["labels"]).nonzero().flatten()
+    pixels, labels = batch["pixels"][right], batch["labels"][right]
+    return clean, attacked, right, pixels, labels
+
+
 def test_attacked_prompts_judge_clean_images(model, tokenizer, images, tmp_path, folder_of):
     protocol = Protocol("texts", 1, (), None, text_attack=Charmer(positions=2))
     row = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
@@ -34,15 +48,7 @@ def test_attacked_images_are_judged_by_attacked_prompts(model, tokenizer, images
     evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
     row, samples = folder_of(tmp_path)
     assert row.attacks == ["1-pgd-cross_entropy+charmer"]
-    encode = partial(embed_texts, model.eval(), tokenizer)
-    prompts = fill_templates(images.class_names, images.templates)
-    clean, attacked = (
-        ZeroShotClassifier(model, pool_templates(encode(texts), 3), batch_multiple=8)
-        for texts in (prompts, Charmer(positions=2)(encode, prompts))
-    )
-    batch = PixelCollator(model.image_size)([images[index] for index in range(len(images))])
-    right = (clean(batch["pixels"]).argmax(dim=1) == batch["labels"]).nonzero().flatten()
-    pixels, labels = batch["pixels"][right], batch["labels"][right]
+    clean, attacked, right, pixels, labels = judges(model, tokenizer, images, protocol.text_attack)
     adversarial = run.attack(clean, pixels, CrossEntropy(labels), threat_model, sample_generators(0, right))
     expected = dict(zip(right.tolist(), attacked(adversarial).argmax(dim=1).tolist(), strict=True))
     assert {sample.index: sample.adversarial_prediction for sample in samples if sample.clean} == expected
@@ -54,20 +60,11 @@ def test_the_joint_attack_pushes_images_away_from_the_attacked_prompts(
 ):
     """MMCoA's second multimodal attack, made again from its parts."""
     threat_model, run = ThreatModel("linf", 8 / 255), AttackRun(PGD(steps=3), "joint_divergence")
-    text_attack = Charmer(positions=2)
-    protocol = Protocol("joint", 1, (run,), threat_model, text_attack=text_attack)
+    protocol = Protocol("joint", 1, (run,), threat_model, text_attack=Charmer(positions=2))
     evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
     row, samples = folder_of(tmp_path)
     assert row.attacks == ["1-pgd-joint_divergence+charmer"]
-    encode = partial(embed_texts, model.eval(), tokenizer)
-    prompts = fill_templates(images.class_names, images.templates)
-    clean, attacked = (
-        ZeroShotClassifier(model, pool_templates(encode(texts), 3), batch_multiple=8)
-        for texts in (prompts, text_attack(encode, prompts))
-    )
-    batch = PixelCollator(model.image_size)([images[index] for index in range(len(images))])
-    right = (clean(batch["pixels"]).argmax(dim=1) == batch["labels"]).nonzero().flatten()
-    pixels, labels = batch["pixels"][right], batch["labels"][right]
+    clean, attacked, right, pixels, labels = judges(model, tokenizer, images, protocol.text_attack)
     loss = JointDivergence(clean.embed(pixels).detach(), attacked.class_embeds[labels], weight=3.0)
     adversarial = run.attack(clean.embed, pixels, loss, threat_model, sample_generators(0, right))
     expected = dict(zip(right.tolist(), attacked(adversarial).argmax(dim=1).tolist(), strict=True))
