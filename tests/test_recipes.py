@@ -73,6 +73,9 @@ def take_two_steps(recipe: dict[str, Any], tmp_path: Path, tiny_checkpoint: Path
     learning = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     trainer.train()
     assert trainer.state.global_step == 2
+    if "momentum" in (settings := recipe["training"].get("optim_args") or ""):
+        # A version of transformers that passes the settings of SGD over would take steps a tenth as long.
+        assert {f"momentum={group['momentum']}" for group in trainer.optimizer.param_groups} == {settings}
     changed = {name for name, weight in trainer.model.named_parameters() if not before[name].equal(weight)}
     assert changed
     assert changed <= learning

@@ -25,8 +25,9 @@ class FullFineTuning:
         towers: `vision`, `text`, or both. TeCoA and its successors train the vision tower.
         logit_scale: Whether the temperature learns; TeCoA's code keeps it constant.
         last_layers: For each tower named here how many of its last blocks learn, with what follows them, instead of
-            the whole tower: the part that is tuned in TeCoA's study of trained parameters
-            (https://huggingface.co/papers/2212.07016, section 4.3). 0 leaves the projection and the norm before it.
+            the whole tower, as TeCoA's study of trained parameters does by part
+            (https://huggingface.co/papers/2212.07016, section 4.3); its code counts weight tensors from the end of the
+            tower, without the projection. 0 leaves the projection and the norm before it.
         class_residuals: Leave the text tower frozen, and let a vector learn in its place that is added to the
             embedding of each class, from 0 on: `ClassResiduals`. What comes of it knows the classes and templates of
             the training data alone.

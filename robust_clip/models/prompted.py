@@ -103,13 +103,16 @@ class PromptedCLIPModel(RobustCLIPModel):
 
     @torch.no_grad()
     def reset_prompts(self, seed: int = 0) -> None:
-        """Draws all prompts anew: pixels and first visual tokens at deviation 1, as TeCoA's code, others at 0.02.
+        """Draws all prompts anew: pixels and shallow visual tokens at deviation 1, as TeCoA's code, others at 0.02.
 
-        0.02 is CoOp's for the context, and MaPLe's for what stands in deeper layers. Residuals begin at 0.
+        0.02 is CoOp's for the context, and MaPLe's for prompts of several layers, the first included. Residuals begin
+        at 0.
         """
         generator = torch.Generator().manual_seed(seed)
+        shallow = self.config.sizes.depth == 1
         for name, prompt in self.prompts():
-            deviation = 1.0 if name.startswith("vision_model.embeddings.") else 0.02 * ("class_residuals" not in name)
+            as_tecoa = name.startswith("vision_model.embeddings.") and (shallow or not name.endswith(".tokens"))
+            deviation = 1.0 if as_tecoa else 0.02 * ("class_residuals" not in name)
             prompt.copy_(deviation * torch.randn(prompt.shape, generator=generator))
 
     def prompts(self, tower: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:

@@ -29,7 +29,9 @@ class AGFT(Objective):
     Args:
         gamma: What the original's logits are multiplied by; 0.4 in the authors' README. Towards 0 all classes are
             equally right, and with a large one its first choice is the label.
-        temperature: tau; 1/180 in the authors' README. `None` for the checkpoint's.
+        temperature: tau; 1/180 in the authors' README, for a checkpoint whose scale is 100. The targets are then 0.72
+            of its logits, softer than its own predictions; at another scale that takes 1 / (1.8 scale). `None` for
+            the checkpoint's.
 
     Raises:
         ValueError: If `gamma` or the temperature is not above 0.

@@ -44,8 +44,9 @@ class PMGAFT(Objective):
     belongs to the model: `image_mean` and `image_std` of its configuration, or of a recipe's `model` section. A sum
     grows with the batch and so depends on how it is cut.
 
-    The reference comes first in both divergences, as in the authors' code; AdvFLYP's comparison
-    (https://huggingface.co/papers/2604.11576) puts the adversarial prediction first.
+    The reference comes first in both divergences, as in the later of two versions of the authors' code; the earlier
+    one, and AdvFLYP's comparison (https://huggingface.co/papers/2604.11576), put the adversarial prediction first.
+    Which of them gave the published numbers is not said.
 
     Args:
         alpha: Weight of the original's guidance; 1 in the authors' code.

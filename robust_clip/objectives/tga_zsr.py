@@ -37,7 +37,8 @@ class TGAZSR(Objective):
     features that it was written for. A constant map is 0 instead of not a number, and the original has no gradient.
 
     Args:
-        alpha: Weight of the attention refinement; 0.08 in the authors' code.
+        alpha: Weight of the attention refinement; 0.08 in the authors' code, for images of 224 pixels. The Euclidean
+            distance grows with the side: for smaller images multiply both weights by 224 / side.
         beta: Weight of the attention-based model constraint; 0.05 in the authors' code.
         distance: Of two maps: `l2`; `l1`, a mean over pixels; or `cosine`, 1 minus their cosine.
         token_norm: How tokens are normalised: `feature`, `across_tokens` or `none`.
