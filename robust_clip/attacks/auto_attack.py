@@ -148,8 +148,13 @@ def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[Att
         smaller, note = _fit(run, n_classes)
         if note:
             notes.append(f"{run}: {note}, since there are {n_classes} classes")
-        if smaller and not (note and any(_same_search(smaller, other) for other in fitted)):
+        if smaller is None:
+            continue
+        twin = next((place for place, other in enumerate(fitted) if note and _same_search(smaller, other)), None)
+        if twin is None:
             fitted.append(smaller)
+        else:
+            fitted[twin] = _both(fitted[twin], smaller)
     return tuple(fitted), notes
 
 
@@ -171,9 +176,17 @@ def _fit(run: AttackRun, n_classes: int) -> tuple[AttackRun | None, str | None]:
 
 
 def _same_search(run: AttackRun, other: AttackRun) -> bool:
-    """Whether two attacks are one but for how often they start anew."""
+    """Whether two attacks are one but for how often they start anew, and over how many random draws they look."""
     fields = [{"restarts": None} | vars(each.attack) | {"restarts": None} for each in (run, other)]
     return type(run.attack) is type(other.attack) and run.loss == other.loss and fields[0] == fields[1]
+
+
+def _both(run: AttackRun, other: AttackRun) -> AttackRun:
+    """One search that does as much as either of two."""
+    attack: Any = run.attack
+    if restarts := max(getattr(each.attack, "restarts", 0) for each in (run, other)):
+        attack = replace(attack, restarts=restarts)
+    return replace(run, attack=attack, eot_samples=max(run.eot_samples, other.eot_samples))
 
 
 def _untargeted(attack: Any) -> Attack:

@@ -16,6 +16,8 @@ from robust_clip.paper import Paper
 
 # LEAF's vocabulary, besides deletion.
 CHARACTERS = string.ascii_lowercase + " " + string.ascii_uppercase + string.digits + string.punctuation
+# Of a text, for the dictionary: the authors split at these signs and at a full stop in the end, not inside `do-g`.
+_WORD = re.compile(r"[^\s:,;@#$%&?!()\[\]{}<>\"'`]+")
 # What is put at a position to see how much it matters.
 _TEST = " "
 
@@ -234,5 +236,5 @@ def _allowed(text: str, changed: str, dictionary: frozenset[str] | None) -> bool
 
 
 def _count(text: str, dictionary: frozenset[str]) -> int:
-    """Different words of a text that are in a dictionary."""
-    return len(dictionary.intersection(re.findall(r"\w+", text.lower())))
+    """Different words of a text that are in a dictionary; `do-g` and `do.g` are one each, as in the authors' code."""
+    return len(dictionary.intersection(word.rstrip(".") for word in _WORD.findall(text.lower())))

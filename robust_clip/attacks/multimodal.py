@@ -150,7 +150,8 @@ class CoAttack(MultimodalAttack):
     of an image's class as its caption and `PGD(steps=100, step_size="1/255")` at linf 1/255; the protocols
     `mmcoa_joint` measure zero-shot accuracy under it.
 
-    The authors' steps are 1.25 * epsilon / steps long; those of the default image attack are epsilon / 4.
+    The authors' steps are 1.25 * epsilon / steps long; those of the default image attack are epsilon / 4. Theirs
+    begins at changes from 0 to epsilon, the image attack here at changes of either sign.
 
     Args:
         weight: Of the divergence from the attacked caption, the paper's alpha.

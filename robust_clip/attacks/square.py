@@ -202,7 +202,8 @@ def square_pattern(side: int) -> Tensor:
     """Shape of an l2 change, Equation 2: mass around the middles of two halves, of opposite signs.
 
     Half of the rows make a rectangle, whose pixel at the distance `d` (in the maximum norm) from its middle has the
-    value `1 / (d + 1)^2 + 1 / (d + 2)^2 + ...`, up to the distance of the farthest side.
+    value `1 / (d + 1)^2 + 1 / (d + 2)^2 + ...`, up to the distance of the farthest side. As in the authors' code both
+    halves are equally long as vectors.
 
     Args:
         side: Of the square, in pixels.
@@ -211,15 +212,16 @@ def square_pattern(side: int) -> Tensor:
         `(side, side)`, float64, of Euclidean norm 1.
 
     Example:
-        >>> (square_pattern(3) / square_pattern(3)[0, 1]).tolist()
-        [[0.2, 1.0, 0.2], [-0.2, -0.2, -0.2], [-0.2, -1.0, -0.2]]
+        >>> (square_pattern(2) / square_pattern(2)[0, 1]).tolist()
+        [[0.2, 1.0], [-0.2, -1.0]]
     """
     halves = []
     for rows in (side // 2, side - side // 2):
         from_middle = [(torch.arange(length) - length // 2).abs() for length in (rows, side)]
         distance = torch.maximum(from_middle[0].unsqueeze(1), from_middle[1].unsqueeze(0))
         weights = 1 / torch.arange(1, side // 2 + 2, dtype=torch.float64).square()
-        halves.append(weights.flip(0).cumsum(0).flip(0)[distance])
+        half = weights.flip(0).cumsum(0).flip(0)[distance]
+        halves.append(half / half.square().sum().sqrt())
     pattern = torch.cat([halves[0], -halves[1]])
     return pattern / pattern.square().sum().sqrt()
 

@@ -5,9 +5,10 @@ small is too large only if its whole 95 % Wilson interval is: of few images, one
 a few passes over a few images and are part of every evaluation; `battery` attacks these images again and again and is
 asked for.
 
-Sources: the checks of AutoAttack (https://huggingface.co/papers/2003.01690), and those of Carlini et al., "On
-Evaluating Adversarial Robustness" (https://huggingface.co/papers/1902.06705, Section 5), and Athalye et al.,
-"Obfuscated Gradients" (https://huggingface.co/papers/1802.00420, Section 3.1).
+Sources: the checks of AutoAttack (https://huggingface.co/papers/2003.01690) but for its search for optimisation at
+test time, which here is named by whom it concerns (`test_time_defence`); those of Carlini et al., "On Evaluating
+Adversarial Robustness" (https://huggingface.co/papers/1902.06705, Section 5), and Athalye et al., "Obfuscated
+Gradients" (https://huggingface.co/papers/1802.00420, Section 3.1).
 """
 
 from collections.abc import Sequence

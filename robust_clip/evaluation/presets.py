@@ -24,7 +24,7 @@ from robust_clip.threat_model import ThreatModel
 
 from .protocol import Protocol
 
-_ONE, _FOUR = ThreatModel("linf", "1/255"), ThreatModel("linf", "4/255")
+_ONE, _TWO, _FOUR = (ThreatModel("linf", f"{size}/255") for size in (1, 2, 4))
 
 
 def _pgd(steps: int) -> Protocol:
@@ -48,17 +48,23 @@ def _of_paper(name: str, attacks: Sequence[AttackRun], source: str, **fields: An
 _TECOA_PAIR = (AttackRun(APGD(), "cross_entropy"), AttackRun(APGD(), "dlr"))
 _TECOA_PGD = (AttackRun(PGD(steps=100, step_size="1/255")),)
 _TECOA_CW = (AttackRun(PGD(steps=100, step_size="1/255"), "margin"),)
-_RESIZED = "; images are resized by the checkpoint's processor, where the paper's code resizes to 256 and crops"
+# As Pillow resizes, and with it the checkpoint's processor.
+_ENLARGED = "; small images are enlarged bicubically with antialiasing and cut to [0, 1], where the code does neither"
+_RESIZED = f"; images are resized to the model's side and cropped, where the paper's code resizes to 256{_ENLARGED}"
 _TECOA = f"TeCoA (2212.07016), Section 4 and code{_RESIZED}"
 _PMG = f"PMG-AFT (2401.04350), code but for its missing temperature and its ImageNet normalisation{_RESIZED}"
-_TGA = f"TGA-ZSR (2410.21802), code: all images, CIFAR's too, are attacked at the model's resolution{_RESIZED}"
+_TGA = (
+    "TGA-ZSR (2410.21802), code: all images, CIFAR's too, are attacked at the model's resolution; they are resized to "
+    "it bicubically and cropped, where the paper's code does so bilinearly, and to 256 those of larger sets"
+)
 _CAW = "CAW, attacks as named in its tables; the variant of AutoAttack and the steps' size are not stated and are ours"
 _TIMA = (
     "TIMA, attacks and epsilons as its abstract and summaries name them; size of steps, variant of AutoAttack and "
     "temperatures are ours"
 )
-_MMCOA = f"MMCoA (2404.19287), code{_RESIZED}"
-_FARE = "FARE (2402.12336), code: its AutoAttack is APGD-CE with 5 restarts and APGD-T, on the first 1000 images"
+_MMCOA = f"MMCoA (2404.19287), training code, whose other script attacks Tiny-ImageNet at 224 pixels{_RESIZED}"
+_FARE = f"FARE (2402.12336), code: its AutoAttack is APGD-CE with 5 restarts and APGD-T{_ENLARGED}"
+_FARE_PAIR = (AttackRun(APGD(restarts=5), "cross_entropy"), AttackRun(APGD(targets=9), "dlr"))
 _MMCOA_GRIDS: dict[str, Any] = {"native_datasets": ("cifar10", "cifar100", "stl10", "tiny_imagenet")}
 _MMCOA_JOINT = (AttackRun(PGD(steps=100, step_size="1/255"), "joint_divergence"),)
 
@@ -156,12 +162,14 @@ PRESETS: dict[str, tuple[Protocol, ...]] = {
         ),
     ),
     "tecoa": (_of_paper("tecoa", _TECOA_PGD, _TECOA),),
+    "tecoa_cw": (_of_paper("tecoa_cw", _TECOA_CW, _TECOA),),
     "tecoa_aa": (
         _of_paper("tecoa_aa", _TECOA_PAIR, f"{_TECOA}; its AutoAttack is APGD-CE and untargeted APGD-DLR alone"),
     ),
     "pmg_aft": (
         _of_paper("pmg_aft_pgd10", (AttackRun(PGD(steps=10, step_size="1/255")),), _PMG),
         _of_paper("pmg_aft_autoattack", VERSIONS["standard"], _PMG),
+        _of_paper("pmg_aft_cw", (AttackRun(PGD(steps=10, step_size="1/255"), "margin"),), _PMG),
     ),
     "tga_zsr": (
         _of_paper("tga_zsr_pgd100", _TECOA_PGD, _TGA, resolution="model"),
@@ -171,6 +179,7 @@ PRESETS: dict[str, tuple[Protocol, ...]] = {
             f"{_TGA}; its AutoAttack is APGD-CE and untargeted APGD-DLR alone",
             resolution="model",
         ),
+        _of_paper("tga_zsr_cw", _TECOA_CW, _TGA, resolution="model"),
     ),
     "caw": (
         _of_paper("caw_autoattack", VERSIONS["standard"], _CAW),
@@ -202,11 +211,25 @@ PRESETS: dict[str, tuple[Protocol, ...]] = {
     "fare": (
         _of_paper(
             "fare",
-            (AttackRun(APGD(restarts=5), "cross_entropy"), AttackRun(APGD(targets=9), "dlr")),
-            _FARE,
-            threat_model=ThreatModel("linf", "2/255"),
+            _FARE_PAIR,
+            # Version 1 took the first images, of which a split in the order of its classes has a few classes alone.
+            f"{_FARE}, on 1000 images; theirs are drawn from a shuffled stream, ours by the seed. For ImageNet take "
+            "fare_imagenet",
+            version=2,
+            threat_model=_TWO,
             samples=1000,
-            sample_choice="first",
+            templates="clip",
+        ),
+    ),
+    "fare_imagenet": (
+        _of_paper(
+            "fare_imagenet",
+            _FARE_PAIR,
+            f"{_FARE}, on RobustBench's 5000 images",
+            threat_model=_TWO,
+            resolution="model",
+            samples=5000,
+            sample_choice="robustbench",
             templates="clip",
         ),
     ),

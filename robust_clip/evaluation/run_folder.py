@@ -136,9 +136,13 @@ def require_writable(folder: str | Path) -> None:
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """What differs between two values of JSON, leaf by leaf; what a row says beyond its identity is none."""
+    """What differs between two values of JSON, leaf by leaf; what a row says beyond its identity is none.
+
+    Nor is the prose about where a protocol comes from.
+    """
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in dict.fromkeys([*wanted, *(found if name else ())]):
-            yield from differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+            if key != "source":
+                yield from differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
     elif found != wanted:
         yield f"{name} is {found!r} there and {wanted!r} here"

@@ -83,8 +83,7 @@ class PromptedCLIPModel(RobustCLIPModel):
         model = built_around(cls, cls.config_class.from_dict(base.config.to_dict() | changes), base)
         for name in model._prompt_names:
             module, _, leaf = name.rpartition(".")
-            meta = model.get_parameter(name)
-            empty = torch.empty(meta.shape, dtype=base.dtype, device=base.device)
+            empty = torch.empty_like(model.get_parameter(name), dtype=base.dtype, device=base.device)
             setattr(model.get_submodule(module), leaf, nn.Parameter(empty))
         model.reset_prompts(seed)
         return model
@@ -105,14 +104,12 @@ class PromptedCLIPModel(RobustCLIPModel):
     def reset_prompts(self, seed: int = 0) -> None:
         """Draws all prompts anew: pixels and shallow visual tokens at deviation 1, as TeCoA's code, others at 0.02.
 
-        0.02 is CoOp's for the context, and MaPLe's for prompts of several layers, the first included. Residuals begin
-        at 0.
+        0.02 is CoOp's for the context, and MaPLe's for the prompts of all layers. Residuals begin at 0.
         """
+        small = ("_model.encoder.prompts", ".context") + (".tokens",) * (self.config.sizes.depth > 1)
         generator = torch.Generator().manual_seed(seed)
-        shallow = self.config.sizes.depth == 1
         for name, prompt in self.prompts():
-            as_tecoa = name.startswith("vision_model.embeddings.") and (shallow or not name.endswith(".tokens"))
-            deviation = 1.0 if as_tecoa else 0.02 * ("class_residuals" not in name)
+            deviation = 0.02 if name.endswith(small) else float("class_residuals" not in name)
             prompt.copy_(deviation * torch.randn(prompt.shape, generator=generator))
 
     def prompts(self, tower: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,6 +1,6 @@
 """The ensemble: who meets whom, what few classes change, and that it is at least as strong as its parts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -126,6 +126,13 @@ def test_few_classes(n_classes, names, targets, notes):
     assert [getattr(run.attack, "targets", None) for run in runs] == targets
     assert len(told) == notes
     assert all(f"there are {n_classes} classes" in note for note in told)
+
+
+def test_of_two_that_become_one_nothing_is_lost():
+    """Untargeted DLR becomes cross-entropy on two classes; its restarts and draws stay."""
+    thorough = AttackRun(APGD(restarts=5), eot_samples=20)
+    for ensemble in ([AttackRun(APGD()), replace(thorough, loss="dlr")], [thorough, AttackRun(APGD(), "dlr")]):
+        assert fit_to_classes(ensemble, 2)[0] == (thorough,)
 
 
 def test_few_classes_are_handled_in_the_search(images):

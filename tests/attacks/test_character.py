@@ -5,7 +5,7 @@ import string
 import pytest
 import torch
 
-from robust_clip.attacks.character import CHARACTERS, LEAF, Charmer
+from robust_clip.attacks.character import CHARACTERS, LEAF, Charmer, _count
 from robust_clip.attacks.text import DISTANCES
 from toy_encoders import BagEncoder, characters
 
@@ -158,6 +158,15 @@ def test_with_a_dictionary_words_only_break(kind):
         assert found[texts.index("zebra")] == "zebra"
         assert found != texts
         assert found != free
+
+
+def test_a_sign_inside_a_word_does_not_part_it():
+    """As in the authors' code, where "a do-g" has one word of the dictionary less than "a dog", and not two more."""
+    dictionary = ("a", "dog", "do", "g")
+    found = {sign: _count(f"A do{sign}g.", frozenset(dictionary)) for sign in "-./+_ :?,'"}
+    assert found == dict.fromkeys("-./+_", 1) | dict.fromkeys(" :?,'", 3)
+    attack = Charmer(characters="-", dictionary=dictionary, positions=9)
+    assert attack(BagEncoder(characters), ["a dog"])[0] != "a dog"
 
 
 def test_a_dictionary_may_be_a_file(tmp_path):

@@ -31,6 +31,7 @@ def plain_pattern(side):
                 distance = max(abs(row - rows // 2), abs(column - side // 2))
                 value = sum(1 / (1 + further) ** 2 for further in range(distance, side // 2 + 1))
                 pattern[first + row, column] = sign * value
+        pattern[first : first + rows] /= np.linalg.norm(pattern[first : first + rows]) or 1
     return pattern / np.linalg.norm(pattern)
 
 
@@ -64,6 +65,16 @@ def plain_proposal(best, clean, threat_model, side, draws):
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 11])
 def test_pattern_is_its_equation(side):
     np.testing.assert_allclose(square_pattern(side).numpy(), plain_pattern(side), rtol=1e-12)
+
+
+@pytest.mark.parametrize("side", [2, 3, 5, 8, 11])
+def test_pattern_is_the_authors(side):
+    module = pytest.importorskip("pyautoattack.square")
+    torch.manual_seed(0)
+    theirs = module.SquareAttack(None, norm="L2", device="cpu").eta(side)
+    either = [theirs, theirs.T]  # it turns by chance
+    ours = square_pattern(side).float()
+    assert any(torch.allclose(ours, pattern, atol=1e-6) for pattern in either)
 
 
 @every_threat

@@ -123,7 +123,10 @@ def test_constants_of_the_papers():
     assert (fab.steps, fab.targets) == (100, 9)
     assert (square.queries, square.p_init) == (5000, 0.8)
     (fare,) = PRESETS["fare"]
-    assert (fare.samples, fare.sample_choice, fare.attacks[0].attack.restarts) == (1000, "first", 5)
+    assert (fare.samples, fare.sample_choice, fare.attacks[0].attack.restarts) == (1000, "random", 5)
+    (imagenet,) = PRESETS["fare_imagenet"]
+    assert imagenet.attacks == fare.attacks
+    assert (imagenet.samples, imagenet.sample_choice, imagenet.resolution) == (5000, "robustbench", "model")
     assert {run.eot_samples for run in VERSIONS["rand"]} == {20}
     assert all(protocol.resolution == "model" for protocol in PRESETS["tga_zsr"])
 
@@ -135,6 +138,9 @@ PAPERS = {  # methods.md and protocols.md: attack, steps, step size, restarts, t
         ("APGD", 100, None, 1, None, "cross_entropy", ["1/255"], "listed"),
         ("APGD", 100, None, 1, None, "dlr", ["1/255"], "listed"),
     ],
+    "tecoa_cw": [("PGD", 100, STEP, 1, None, "margin", ["1/255"], "listed")],
+    "pmg_aft_cw": [("PGD", 10, STEP, 1, None, "margin", ["1/255"], "listed")],
+    "tga_zsr_cw": [("PGD", 100, STEP, 1, None, "margin", ["1/255"], "model")],
     "pmg_aft_pgd10": [("PGD", 10, STEP, 1, None, "cross_entropy", ["1/255"], "listed")],
     "tga_zsr_pgd100": [("PGD", 100, STEP, 1, None, "cross_entropy", ["1/255"], "model")],
     "tga_zsr_aa": [

@@ -46,6 +46,15 @@ def test_a_key_that_only_the_records_have_is_a_difference(store):
         store.begin(IDENTITY, resume=True)
 
 
+def test_what_is_said_of_a_protocols_origin_is_no_difference(store):
+    said = {"protocol": {"name": "p", "samples": None, "source": "Section 4"}}
+    store.begin(IDENTITY | said, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    said["protocol"]["source"] = "Section 4 and code"
+    assert store.begin(IDENTITY | said, resume=True) is None
+    assert store.read_parts() == ([Sample(0, 1, 1)], 1.0)
+
+
 def test_parts_of_other_code_are_not_gone_on_from(store, monkeypatch):
     store.begin(IDENTITY, resume=False)
     store.append([Sample(0, 1, 1)], seconds=1.0)

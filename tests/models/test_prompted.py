@@ -68,9 +68,8 @@ def test_the_first_values_depend_on_the_seed_alone(tiny_model):
     scales = {name: prompt.std().item() for name, prompt in model.prompts()}
     assert scales["vision_model.embeddings.frame.up"] == pytest.approx(1, rel=0.2)
     assert scales["vision_model.embeddings.tokens"] == pytest.approx(0.02, rel=0.4)
-    shallow = PromptedCLIPModel.around(tiny_model, PromptSizes(tokens=2))
-    assert shallow.vision_model.embeddings.tokens.std().item() == pytest.approx(1, rel=0.4)
-    assert scales["text_model.embeddings.context"] == pytest.approx(0.02, rel=0.4)
+    shallow = PromptedCLIPModel.around(tiny_model, PromptSizes(tokens=2)).vision_model.embeddings.tokens
+    assert (scales["text_model.embeddings.context"], shallow.std().item()) == pytest.approx((0.02, 1), rel=0.4)
 
 
 def test_prompts_alone_restore_the_logits(prompted, tiny_processor, tiny_checkpoint, tmp_path):
