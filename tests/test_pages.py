@@ -24,9 +24,10 @@ def between_markers(page: Path) -> str:
     [
         ("nano_tiny_imagenet", CARDS / "compare" / "rows", CARDS / "compare" / "README.md", False),
         ("nano_tiny_imagenet", CARDS / "compare" / "rows", ROOT / "recipes" / "README.md", True),
+        ("nano_tiny_imagenet", CARDS / "compare" / "tried", CARDS / "compare" / "tried" / "README.md", False),
         ("nano_adaptations", CARDS / "adaptations" / "rows", CARDS / "adaptations" / "README.md", False),
     ],
-    ids=["compare", "index of papers", "adaptations"],
+    ids=["compare", "index of papers", "tried", "adaptations"],
 )
 def test_studies(study: str, rows: Path, page: Path, means_only: bool) -> None:
     plan = StudyPlan.read(ROOT / "recipes" / "compare" / f"{study}.yaml")

@@ -135,7 +135,8 @@ def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[Att
         n_classes: At least 1.
 
     Returns:
-        The attacks to run, none of them twice, and a sentence for each that was changed or left out.
+        The attacks to run, where what has become like another is put together with it, and a sentence for each that
+        was changed or left out.
 
     Example:
         >>> runs, notes = fit_to_classes([AttackRun(APGD(targets=9), "dlr")], 5)
@@ -143,6 +144,7 @@ def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[Att
         (4, ['apgd_t-dlr: 4 targets instead of 9, since there are 5 classes'])
     """
     fitted: list[AttackRun] = []
+    changed: set[int] = set()
     notes = []
     for run in runs:
         smaller, note = _fit(run, n_classes)
@@ -150,8 +152,10 @@ def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[Att
             notes.append(f"{run}: {note}, since there are {n_classes} classes")
         if smaller is None:
             continue
-        twin = next((place for place, other in enumerate(fitted) if note and _same_search(smaller, other)), None)
+        alike = (place for place, other in enumerate(fitted) if _same_search(smaller, other))
+        twin = next((place for place in alike if note or place in changed), None)
         if twin is None:
+            changed |= {len(fitted)} if note else set()
             fitted.append(smaller)
         else:
             fitted[twin] = _both(fitted[twin], smaller)
@@ -178,7 +182,8 @@ def _fit(run: AttackRun, n_classes: int) -> tuple[AttackRun | None, str | None]:
 def _same_search(run: AttackRun, other: AttackRun) -> bool:
     """Whether two attacks are one but for how often they start anew, and over how many random draws they look."""
     fields = [{"restarts": None} | vars(each.attack) | {"restarts": None} for each in (run, other)]
-    return type(run.attack) is type(other.attack) and run.loss == other.loss and fields[0] == fields[1]
+    kinds = [(type(each), type(each.attack), each.loss) for each in (run, other)]
+    return kinds[0] == kinds[1] and fields[0] == fields[1]
 
 
 def _both(run: AttackRun, other: AttackRun) -> AttackRun:

@@ -16,8 +16,11 @@ from robust_clip.paper import Paper
 
 # LEAF's vocabulary, besides deletion.
 CHARACTERS = string.ascii_lowercase + " " + string.ascii_uppercase + string.digits + string.punctuation
-# Of a text, for the dictionary: the authors split at these signs and at a full stop in the end, not inside `do-g`.
-_WORD = re.compile(r"[^\s:,;@#$%&?!()\[\]{}<>\"'`]+")
+# Where a text parts into words for the dictionary, as the tokenizer of the authors' code has it (NLTK's): not inside
+# `do-g` or `do.g`, and before the endings of `dog's` and `don't`.
+_PARTS = re.compile(
+    r"[\s:,;@#$%&?!()\[\]{}<>\"`*]|--|\.\.|(?<!\w)'|'(?!\w)|(?='(?:s|m|d|ll|re|ve)\b)|(?=n't\b)"
+)
 # What is put at a position to see how much it matters.
 _TEST = " "
 
@@ -237,4 +240,4 @@ def _allowed(text: str, changed: str, dictionary: frozenset[str] | None) -> bool
 
 def _count(text: str, dictionary: frozenset[str]) -> int:
     """Different words of a text that are in a dictionary; `do-g` and `do.g` are one each, as in the authors' code."""
-    return len(dictionary.intersection(word.rstrip(".") for word in _WORD.findall(text.lower())))
+    return len(dictionary.intersection(word.rstrip(".") for word in _PARTS.split(text.lower())))

@@ -50,9 +50,10 @@ _TECOA_PGD = (AttackRun(PGD(steps=100, step_size="1/255")),)
 _TECOA_CW = (AttackRun(PGD(steps=100, step_size="1/255"), "margin"),)
 # As Pillow resizes, and with it the checkpoint's processor.
 _ENLARGED = "; small images are enlarged bicubically with antialiasing and cut to [0, 1], where the code does neither"
-_RESIZED = f"; images are resized to the model's side and cropped, where the paper's code resizes to 256{_ENLARGED}"
-_TECOA = f"TeCoA (2212.07016), Section 4 and code{_RESIZED}"
-_PMG = f"PMG-AFT (2401.04350), code but for its missing temperature and its ImageNet normalisation{_RESIZED}"
+_RESIZED = "; images are resized bicubically to the model's side and cropped, where the code resizes bilinearly to 256"
+_GRIDS = f"{_RESIZED}{_ENLARGED}"
+_TECOA = f"TeCoA (2212.07016), Section 4 and code{_GRIDS}"
+_PMG = f"PMG-AFT (2401.04350), code but for its missing temperature and its ImageNet normalisation{_GRIDS}"
 _TGA = (
     "TGA-ZSR (2410.21802), code: all images, CIFAR's too, are attacked at the model's resolution; they are resized to "
     "it bicubically and cropped, where the paper's code does so bilinearly, and to 256 those of larger sets"
@@ -62,8 +63,8 @@ _TIMA = (
     "TIMA, attacks and epsilons as its abstract and summaries name them; size of steps, variant of AutoAttack and "
     "temperatures are ours"
 )
-_MMCOA = f"MMCoA (2404.19287), training code, whose other script attacks Tiny-ImageNet at 224 pixels{_RESIZED}"
-_FARE = f"FARE (2402.12336), code: its AutoAttack is APGD-CE with 5 restarts and APGD-T{_ENLARGED}"
+_MMCOA = f"MMCoA (2404.19287), training code, whose other script attacks Tiny-ImageNet at 224 pixels{_GRIDS}"
+_FARE = "FARE (2402.12336), code: its AutoAttack is APGD-CE with 5 restarts and APGD-T"
 _FARE_PAIR = (AttackRun(APGD(restarts=5), "cross_entropy"), AttackRun(APGD(targets=9), "dlr"))
 _MMCOA_GRIDS: dict[str, Any] = {"native_datasets": ("cifar10", "cifar100", "stl10", "tiny_imagenet")}
 _MMCOA_JOINT = (AttackRun(PGD(steps=100, step_size="1/255"), "joint_divergence"),)
@@ -213,8 +214,8 @@ PRESETS: dict[str, tuple[Protocol, ...]] = {
             "fare",
             _FARE_PAIR,
             # Version 1 took the first images, of which a split in the order of its classes has a few classes alone.
-            f"{_FARE}, on 1000 images; theirs are drawn from a shuffled stream, ours by the seed. For ImageNet take "
-            "fare_imagenet",
+            f"{_FARE}, on 1000 images, theirs of a shuffled stream, ours drawn by the seed{_ENLARGED}; for ImageNet "
+            "there is fare_imagenet",
             version=2,
             threat_model=_TWO,
             samples=1000,

@@ -142,7 +142,8 @@ def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
     """
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in dict.fromkeys([*wanted, *(found if name else ())]):
-            if key != "source":
-                yield from differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+            leaf = f"{name}.{key}".lstrip(".")
+            if leaf != "protocol.source":
+                yield from differences(found.get(key), wanted.get(key), leaf)
     elif found != wanted:
         yield f"{name} is {found!r} there and {wanted!r} here"

@@ -21,7 +21,7 @@ class CompTGA(TGAZSR):
     what differs from the authors' code, is as in `TGAZSR`. Both maps come from the same pass.
 
     Args:
-        alpha: Weight of the attention refinement; 0.10 in the authors' code, for images of 224 pixels, as in `TGAZSR`.
+        alpha: Weight of the attention refinement; 0.10 in the authors' code, at 224 pixels, as in `TGAZSR`.
         beta: Weight of the attention-based model constraint; 0.07 in the authors' code.
         distance: As in `TGAZSR`.
         token_norm: As in `TGAZSR`.

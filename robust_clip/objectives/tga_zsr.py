@@ -28,7 +28,7 @@ class TGAZSR(Objective):
     `L = CE(z(x'), y) + alpha mean_i d(A(x'_i), A_0(x_i)) + beta mean_i d(A(x_i), A_0(x_i))` (Yu et al., NeurIPS 2024,
     https://huggingface.co/papers/2410.21802, section 3.2: attention refinement and attention-based model constraint).
     `A(x) = F(x) t_y` is the similarity of each projected patch token with the embedding of the true class's prompt,
-    brought to [0, 1] for each image and interpolated to the size of the image; A_0 is the original's. d is the
+    brought to [0, 1] for each image and interpolated to the model's input size; A_0 is the original's. d is the
     Euclidean distance of two maps, not squared and not divided by the number of pixels. The student's pass gives both
     logits, from the class token, and map. The inner attack climbs class-prompt cross-entropy.
 
@@ -37,12 +37,13 @@ class TGAZSR(Objective):
     features that it was written for. A constant map is 0 instead of not a number, and the original has no gradient.
 
     Args:
-        alpha: Weight of the attention refinement; 0.08 in the authors' code, for images of 224 pixels. The Euclidean
-            distance grows with the side: for smaller images multiply both weights by 224 / side.
+        alpha: Weight of the attention refinement; 0.08 in the authors' code, for a model with an input of 224 pixels.
+            The Euclidean distance of maps of that size grows with the side: for another model multiply both weights
+            by 224 / side.
         beta: Weight of the attention-based model constraint; 0.05 in the authors' code.
         distance: Of two maps: `l2`; `l1`, a mean over pixels; or `cosine`, 1 minus their cosine.
         token_norm: How tokens are normalised: `feature`, `across_tokens` or `none`.
-        upsample: Whether maps are interpolated to the image's size, as the paper does; without, maps of the patches
+        upsample: Whether maps are interpolated to the input size, as the paper does; without, maps of the patches
             are compared, whose Euclidean distance is smaller by about the patch size.
 
     Raises:

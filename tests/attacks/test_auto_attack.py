@@ -21,6 +21,7 @@ from robust_clip.attacks import (
     fit_to_classes,
     sample_generators,
 )
+from robust_clip.evaluation.protocol import UndefendedRun
 from robust_clip.threat_model import ThreatModel
 
 THREAT = ThreatModel("linf", "8/255")
@@ -131,8 +132,16 @@ def test_few_classes(n_classes, names, targets, notes):
 def test_of_two_that_become_one_nothing_is_lost():
     """Untargeted DLR becomes cross-entropy on two classes; its restarts and draws stay."""
     thorough = AttackRun(APGD(restarts=5), eot_samples=20)
-    for ensemble in ([AttackRun(APGD()), replace(thorough, loss="dlr")], [thorough, AttackRun(APGD(), "dlr")]):
+    quick, once = AttackRun(APGD()), replace(thorough, loss="dlr")
+    for ensemble in ([quick, once], [once, quick], [thorough, replace(quick, loss="dlr")]):
         assert fit_to_classes(ensemble, 2)[0] == (thorough,)
+    assert fit_to_classes([quick, thorough], 2)[0] == (quick, thorough)  # as they were given
+
+
+def test_runs_of_another_kind_stay():
+    """An attack on the undefended model is no twin of one that knows of the defence."""
+    knowing, unknowing = AttackRun(APGD(targets=9), "dlr"), UndefendedRun(APGD(targets=9), "dlr")
+    assert [type(run) for run in fit_to_classes([knowing, unknowing], 2)[0]] == [AttackRun, UndefendedRun]
 
 
 def test_few_classes_are_handled_in_the_search(images):

@@ -40,12 +40,16 @@ def test_figures_are_kept_and_rendered(tiny_checkpoint: Path, tmp_path: Path, ca
     assert tecoa.endswith(" | 2 | 1.00 | 12,345 | 2.50 |")
 
 
-def test_what_cannot_be_rendered_is_refused(tmp_path: Path, capsys) -> None:
-    assert main(["benchmark", "--render", str(tmp_path)]) == 2
+@pytest.mark.parametrize("command", ["benchmark", "compare"])
+def test_what_cannot_be_rendered_is_refused(command: str, tmp_path: Path, capsys) -> None:
+    assert main([command, "--render", str(tmp_path)]) == 2
     assert "has no JSON files" in capsys.readouterr().err
     (tmp_path / "a.json").write_text("{}")
-    assert main(["benchmark", "--render", str(tmp_path)]) == 2
-    assert "was not written by robust-clip benchmark --out" in capsys.readouterr().err
+    assert main([command, "--render", str(tmp_path)]) == 2
+    assert f"was not written by robust-clip {command} --out" in capsys.readouterr().err
+
+
+def test_a_page_takes_the_table_of_a_rendering(tmp_path: Path, capsys) -> None:
     assert main(["benchmark", "--into", str(tmp_path / "x.md")]) == 2
     assert "--into takes the table of --render" in capsys.readouterr().err
 

@@ -53,6 +53,8 @@ def test_what_is_said_of_a_protocols_origin_is_no_difference(store):
     said["protocol"]["source"] = "Section 4 and code"
     assert store.begin(IDENTITY | said, resume=True) is None
     assert store.read_parts() == ([Sample(0, 1, 1)], 1.0)
+    with pytest.raises(ValueError, match="model.source is None there and 'elsewhere' here"):
+        store.begin(IDENTITY | said | {"model": IDENTITY["model"] | {"source": "elsewhere"}}, resume=True)
 
 
 def test_parts_of_other_code_are_not_gone_on_from(store, monkeypatch):
