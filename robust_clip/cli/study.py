@@ -210,8 +210,8 @@ def render(rows: Sequence[Row], plan: StudyPlan, *, means_only: bool = False) ->
         whole = [row for row in group if row.dataset["name"] not in plan.parts_of_sets]
         means = [summary(whole, [_ORIGINAL, *plan.methods], trained_on)] if whole else []
         if means or not means_only:
-            rest = version_notes(group) if means_only else [folded("Every data set and model", markdown_table(group))]
-            tables += [f"**{measure}**", *means, *rest]
+            every_row = [] if means_only else [folded("Every data set and model", markdown_table(group))]
+            tables += [f"**{measure}**", *means, *version_notes(group), *every_row]
     return "\n\n".join(tables if means_only else tables + choices)
 
 

@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from .records import Row
+from .records import OURS, Row
 
 # Models of a study are called `tecoa_seed_0_learning_rate_0.0001`.
 SEED = "_seed_"
@@ -19,7 +19,8 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
 
     Args:
         rows: Of one protocol and seed of evaluation.
-        methods: In the order of the lines; those without rows are left out.
+        methods: In the order of the lines; those without rows are left out. One that several versions or commits of
+            this package measured has a line for each, since no mean mixes them.
         trained_on: Name of a data set.
 
     Returns:
@@ -35,9 +36,9 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
     own = {trained_on} & {row.dataset["name"] for row in rows}
     sides = {trained_on: own, title: others}
     columns = [(title, what) for title, names in sides.items() if names for what in ("clean", *threats)]
-    found: dict[str, dict[str, dict[str, Measured]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[tuple[str, str], dict[str, dict[str, Measured]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        accuracies = found[row.model["id"]]
+        accuracies = found[row.model["id"], row.versions.get(OURS, "unknown")]
         if row.dataset["name"] in accuracies[_threat(row)]:
             where = f"{row.model['id']} on {row.dataset['name']}"
             raise ValueError(f"Two rows measure {where} against {_threat(row)}; leave one out.")
@@ -46,12 +47,15 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
             accuracies[_threat(row)][row.dataset["name"]] = (row.robust_accuracy, *row.robust_interval)
     lines = [["method", "seeds", *(f"{title}, {what}" for title, what in columns)]]
     lines.append(["---"] * len(lines[0]))
-    _require_one_rate(found)
+    _require_one_rate({model for model, _ in found})
     for method in methods:
-        models = [accuracies for model, accuracies in found.items() if model.split(SEED)[0] == method]
-        if models:
+        versions = sorted({version for model, version in found if model.split(SEED)[0] == method})
+        for by in versions:
+            models = [
+                found[model, version] for model, version in found if (model.split(SEED)[0], version) == (method, by)
+            ]
             cells = [_spread([_mean(model[what], sides[title]) for model in models]) for title, what in columns]
-            lines.append([method, str(len(models)), *cells])
+            lines.append([method if len(versions) == 1 else f"{method}, by {by}", str(len(models)), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

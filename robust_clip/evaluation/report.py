@@ -22,7 +22,7 @@ from .side_by_side import (
     short_revision,
 )
 from .store import BATTERY
-from .tables import find_rows, markdown_text
+from .tables import duration, find_rows, markdown_text
 
 _TEMPLATES = {".html": "report_template.html", ".md": "report_template.md"}
 
@@ -205,7 +205,7 @@ def _facts(records: Sequence[Record]) -> dict[str, list[str]]:
         "data sets": [f"{name}: {_range(found)} images" for name, found in sorted(sizes.items())],
         "seeds": [", ".join(map(str, sorted({row.seed for row in rows})))],
         "measured": [
-            f"{len(rows)} rows, finished {' to '.join(dict.fromkeys((days[0], days[-1])))}, in {_duration(seconds)}"
+            f"{len(rows)} rows, finished {' to '.join(dict.fromkeys((days[0], days[-1])))}, in {duration(seconds)}"
         ],
         "checks": [f"the short form of every run; the whole battery too on {thorough} of {len(rows)} rows"],
         "libraries": [f"{library} {', '.join(sorted(found))}" for library, found in versions.items()],
@@ -245,15 +245,3 @@ def _share(share: float | None) -> str:
 
 def _range(numbers: set[int]) -> str:
     return " to ".join(dict.fromkeys(str(end) for end in (min(numbers), max(numbers))))
-
-
-def _duration(seconds: float) -> str:
-    """Time as people say it.
-
-    >>> _duration(42.3), _duration(4000)
-    ('42 seconds', '1.1 hours')
-    """
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

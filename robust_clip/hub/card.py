@@ -9,6 +9,7 @@ from typing import Any, Literal
 from huggingface_hub import ModelCard, ModelCardData
 
 from robust_clip.evaluation.records import Row
+from robust_clip.evaluation.tables import duration
 from robust_clip.models.interpolation import SHARE
 from robust_clip.models.packaged import PACKAGED
 from robust_clip.paper import Paper
@@ -123,18 +124,6 @@ def render_card(
         seconds_training=None if seconds is None else duration(seconds),
         citations=[paper.bibtex for paper in dict.fromkeys(papers)],
     )
-
-
-def duration(seconds: float) -> str:
-    """Time as people say it.
-
-    >>> duration(42.3), duration(100), duration(4000)
-    ('42 seconds', '1.7 minutes', '1.1 hours')
-    """
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _metadata(

@@ -26,12 +26,14 @@ class LEAF(Objective):
     paper: ClassVar[Paper] = Paper(
         title="Robustness in Both Domains: CLIP Needs a Robust Text Encoder",
         arxiv_id="2506.03355",
-        bibtex="""@inproceedings{rocamora2025robustness,
-  title={Robustness in Both Domains: {CLIP} Needs a Robust Text Encoder},
-  author={Abad Rocamora, Elias and Schlarmann, Christian and Singh, Naman Deep and Wu, Yongtao and Hein, Matthias and
-    Cevher, Volkan},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2025}
+        bibtex="""@inproceedings{abadrocamora2025robustness,
+  title = {Robustness in Both Domains: {CLIP} Needs a Robust Text Encoder},
+  author = {Abad Rocamora, Elias and Schlarmann, Christian and Singh, Naman Deep and Wu, Yongtao and Hein, Matthias
+            and Cevher, Volkan},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2025},
+  eprint = {2506.03355},
+  archivePrefix = {arXiv}
 }""",
     )
     needs_classes: ClassVar[bool] = False

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,10 +115,14 @@ def test_a_finished_row_gets_the_battery_that_it_lacks(model, tokenizer, images,
     assert run("later", resume=True) == at_once
 
 
-def test_a_suite_that_is_killed_twice_ends_in_the_same_rows(trained_checkpoint, faint_folder, tmp_path):
-    """By SIGKILL: after the first part, then after the first row."""
-    where = ["--model", str(trained_checkpoint), "--datasets", str(faint_folder), "--batch_size", "2", "--resume"]
-    radii = ["--samples", "16", "--epsilon", "1/255,2/255,4/255"]
+def test_a_suite_that_is_killed_at_random_moments_ends_in_the_same_rows(
+    trained_checkpoint, faint_folder, tmp_path, tmp_path_factory
+):
+    """By SIGKILL, three times, after so many of its 36 batches and rows as a generator draws."""
+    other = tmp_path_factory.mktemp("as_faint")
+    shutil.copy(faint_folder / "test.parquet", other / "test.parquet")
+    where = ["--model", str(trained_checkpoint), "--datasets", f"{faint_folder},{other}", "--resume"]
+    radii = ["--batch_size", "4", "--samples", "20", "--epsilon", "1/255,2/255,4/255"]
     start = [sys.executable, "-m", "robust_clip", "evaluate", *where, "--protocol", "pgd20", *radii, "--records"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -124,15 +130,20 @@ def test_a_suite_that_is_killed_twice_ends_in_the_same_rows(trained_checkpoint, 
         rows = [Row.read(path) for path in sorted(folder.rglob("row.json"))]
         return rows, [path.read_bytes() for path in sorted(folder.rglob("samples.parquet"))]
 
-    for pattern in ("part-*.parquet", "row.json"):
-        process = subprocess.Popen([*start, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL)
+    def written(folder):
+        finished = {row.parent for row in folder.rglob("row.json")}
+        return 6 * len(finished) + sum(part.parents[1] not in finished for part in folder.rglob("part-*.parquet"))
+
+    killed = tmp_path / "killed"
+    for moment in sorted(random.Random(0).sample(range(1, 30), 3)):
+        process = subprocess.Popen([*start, str(killed)], env=environment, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while not list((tmp_path / "killed").rglob(pattern)) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        while written(killed) < moment and time.monotonic() < deadline:
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    assert len(outcome(tmp_path / "killed")[0]) < 3
+    assert 0 < len(outcome(killed)[0]) < 6
     for folder in ("killed", "whole"):
         subprocess.run([*start, str(tmp_path / folder)], env=environment, stdout=subprocess.DEVNULL, check=True)
-    assert len(outcome(tmp_path / "whole")[0]) == 3
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert len(outcome(tmp_path / "whole")[0]) == 6
+    assert outcome(killed) == outcome(tmp_path / "whole")

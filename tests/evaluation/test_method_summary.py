@@ -4,13 +4,14 @@ import pytest
 
 from robust_clip.evaluation import Row
 from robust_clip.evaluation.method_summary import summary
+from robust_clip.evaluation.records import OURS
 
 
-def row(model, dataset, clean, robust, threat_model="linf 1/255"):
+def row(model, dataset, clean, robust, threat_model="linf 1/255", by="1"):
     fields = dict.fromkeys(Row.__dataclass_fields__)
     numbers = {"clean_accuracy": clean, "robust_accuracy": robust, "threat_model": threat_model}
     numbers |= {"clean_interval": (clean - 0.04, clean + 0.03), "robust_interval": (robust, robust + 0.08)}
-    return Row(**fields | numbers | {"model": {"id": model}, "dataset": {"name": dataset}})
+    return Row(**fields | numbers | {"model": {"id": model}, "dataset": {"name": dataset}, "versions": {OURS: by}})
 
 
 def test_summary_takes_means_over_other_sets_and_then_over_seeds():
@@ -40,6 +41,17 @@ def test_a_mean_of_fewer_seeds_says_so():
     line = summary(rows, ["tecoa"], "own").splitlines()[2]
     assert line.startswith("| tecoa | 3 | 50.0 ± 0.0 [46.0, 53.0] |")
     assert line.endswith("| 20.0 [16.0, 23.0] of 1 seed | 10.0 [10.0, 18.0] of 1 seed |")
+
+
+def test_no_mean_mixes_what_different_commits_measured():
+    rows = [row(f"tecoa_seed_{seed}_learning_rate_1", "own", 0.5, 0.4, by=f"1+g{seed // 2}") for seed in range(3)]
+    rows += [row(f"fare_seed_{seed}_learning_rate_1", "own", 0.5, 0.4, by="1+g0") for seed in range(3)]
+    lines = summary(rows, ["tecoa", "fare"], "own").splitlines()[2:]
+    assert [line.split(" | ")[:2] for line in lines] == [
+        ["| tecoa, by 1+g0", "2"],
+        ["| tecoa, by 1+g1", "1"],
+        ["| fare", "3"],
+    ]
 
 
 def test_one_seed_at_two_learning_rates_is_refused():

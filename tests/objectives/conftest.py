@@ -1,5 +1,7 @@
 """A batch with classes and captions for the tiny CLIP, and an original that it has moved away from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,13 @@ NAMES = ["red", "green", "blue"]
 @pytest.fixture
 def teacher(tiny_model):
     return another(tiny_model)
+
+
+@pytest.fixture
+def pairs(batch, tiny_processor):
+    """The batch with other attacked captions."""
+    tokens = tiny_processor.tokenizer(["a rod", "a grain", "a glue"], padding=True, return_tensors="pt")
+    return replace(batch, attacked_ids=tokens["input_ids"], attacked_mask=tokens["attention_mask"])
 
 
 @pytest.fixture

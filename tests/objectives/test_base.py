@@ -4,9 +4,12 @@ import copy
 import dataclasses
 import inspect
 
+import numpy as np
 import pytest
 import torch
 
+from originals import count_passes
+from reference.differences import central_differences
 from robust_clip.attacks import PGD, sample_generators
 from robust_clip.objectives import (
     CAW,
@@ -45,6 +48,23 @@ def teacher_of(objective, model):
         for parameter in teacher.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return teacher.requires_grad_(False)
+
+
+@every_objective
+def test_the_gradient_is_that_of_differences(objective_class, tiny_model, batch):
+    """By default no objective holds a part of itself constant that the weights of a projection move."""
+    objective = objective_class()
+    teacher = teacher_of(objective, tiny_model)
+    weight = (tiny_model.visual_projection if objective.trains_vision else tiny_model.text_projection).weight
+
+    def loss(weights):
+        with torch.no_grad():
+            weight.copy_(torch.tensor(weights))
+            return sum(objective(tiny_model, teacher, batch).values()).item()
+
+    sum(objective(tiny_model, teacher, batch).values()).backward()
+    expected = central_differences(loss, weight.detach().numpy().copy(), step=5e-4)
+    np.testing.assert_allclose(weight.grad.numpy(), expected, rtol=0, atol=5e-3 * np.abs(expected).max())
 
 
 @every_objective
@@ -182,3 +202,12 @@ def test_an_adaptive_attack_puts_the_model_into_eval_mode(tiny_model, batch):
     assert seen
     assert not any(seen)
     assert tiny_model.training
+
+
+@pytest.mark.parametrize("weights", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+@pytest.mark.parametrize("objective_class", [CompTGA, PMGAFT, TGAZSR])
+def test_passes_are_counted_as_they_are_taken(tiny_model, teacher, batch, objective_class, weights):
+    objective = objective_class(*weights)
+    passes = count_passes(student=tiny_model, teacher=teacher)
+    objective(tiny_model, teacher, batch)
+    assert passes == {"student": objective.student_passes, "teacher": objective.teacher_passes}

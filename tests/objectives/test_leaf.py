@@ -11,13 +11,6 @@ from reference.differences import central_differences
 from robust_clip.objectives import LEAF
 
 
-@pytest.fixture
-def pairs(batch, tiny_processor):
-    """The batch with attacked captions."""
-    tokens = tiny_processor.tokenizer(["a rod", "a grain", "a glue"], padding=True, return_tensors="pt")
-    return replace(batch, attacked_ids=tokens["input_ids"], attacked_mask=tokens["attention_mask"])
-
-
 def test_leaf_is_its_twin(tiny_model, pairs):
     teacher = copy.deepcopy(tiny_model)
     torch.nn.init.normal_(tiny_model.text_projection.weight)

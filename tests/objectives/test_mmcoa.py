@@ -18,13 +18,6 @@ WAYS = ("soft_targets", "mask", "authors")
 GROUPS = torch.tensor([0, 1, 0, 2, 1, 0])
 
 
-@pytest.fixture
-def pairs(batch, tiny_processor):
-    """The batch with attacked captions."""
-    tokens = tiny_processor.tokenizer(["a rod", "a grain", "a glue"], padding=True, return_tensors="pt")
-    return replace(batch, attacked_ids=tokens["input_ids"], attacked_mask=tokens["attention_mask"])
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("groups", [GROUPS, torch.arange(6), torch.zeros(6, dtype=torch.long)], ids=str)
 def test_contrast_is_its_twin(way, groups):
