@@ -1,9 +1,11 @@
 """Pages with numbers are what their commands render from the rows beside them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from robust_clip.cli import main
 from robust_clip.cli.comparison_table import read_comparisons
 from robust_clip.cli.step_cost import cost_table, read_costs
 from robust_clip.cli.study import render
@@ -32,6 +34,16 @@ def between_markers(page: Path) -> str:
 def test_studies(study: str, rows: Path, page: Path, means_only: bool) -> None:
     plan = StudyPlan.read(ROOT / "recipes" / "compare" / f"{study}.yaml")
     assert between_markers(page) == render(read_rows(rows), plan, means_only=means_only)
+
+
+@pytest.mark.parametrize("page", sorted(set(CARDS.glob("*.md")) - {CARDS / "README.md"}), ids=lambda page: page.stem)
+def test_papers(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each names the command that wrote its tables."""
+    told = re.search(rf"robust-clip report (.+) --into model_cards/{page.stem}\.md", page.read_text())
+    assert told
+    folders = [str(found) for pattern in told[1].split() for found in sorted(ROOT.glob(pattern))]
+    assert main(["report", *folders]) == 0
+    assert capsys.readouterr().out == f"{between_markers(page)}\n"
 
 
 def test_step_costs() -> None:
