@@ -30,5 +30,5 @@ def instead(name: object, known: Iterable[str], called: str = "allowed") -> str:
     """
     listed = list(known)
     near = nearest(name, listed)
-    names = f"{', '.join(listed)}."
+    names = f"{', '.join(listed) or 'none'}."
     return f"; did you mean {near[0]}? {called.capitalize()}: {names}" if near else f"; {called}: {names}"

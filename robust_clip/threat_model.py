@@ -200,3 +200,13 @@ def _l2_norm(batch: Tensor) -> Tensor:
     """Euclidean norm of each sample, `(B, 1, 1, 1)`."""
     # Sample by sample: a reduction over a whole batch may sum in another order when the batch is of another size.
     return torch.stack([torch.linalg.vector_norm(sample) for sample in batch]).reshape(-1, 1, 1, 1)
+
+
+def require_radius(threat_model: ThreatModel) -> None:
+    """Refuse to attack where nothing may change.
+
+    Raises:
+        ValueError: If epsilon is 0.
+    """
+    if not threat_model.epsilon:
+        raise ValueError(f"{threat_model} leaves every image as it is; give a radius above 0, such as 4/255")

@@ -16,7 +16,7 @@ from robust_clip.data import PixelCollator
 from robust_clip.data.prompts import PAPER_TEMPLATE
 from robust_clip.evaluation import require_writable
 from robust_clip.models import ZeroShotClassifier, embed_classes, load_checkpoint
-from robust_clip.threat_model import ThreatModel
+from robust_clip.threat_model import ThreatModel, require_radius
 
 from .recipe import choose_attack, commas
 
@@ -28,11 +28,14 @@ def run(args: argparse.Namespace) -> int:
     names = commas(args.classes)
     if len(names) < 2:
         raise ValueError(f"An attack needs at least two class names, got {names}; separate them with commas.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"Classes need names of their own, but {twice} stands twice; name each once.")
     if args.label is not None and args.label not in names:
         raise ValueError(f"The label {args.label!r} is not among the class names {names}.")
     if not Path(args.image).is_file():
         raise ValueError(f"No image file {args.image}.")
     threat_model = ThreatModel(args.norm, args.epsilon)
+    require_radius(threat_model)
     attack = choose_attack(args.attack, args.steps, pgd_steps=20)
     require_writable(args.out)
 

@@ -31,6 +31,7 @@ from robust_clip.models import (
     packaged_checkpoint,
     require_checkpoint,
 )
+from robust_clip.suggestions import instead
 from robust_clip.threat_model import Norm
 
 from .defence import Defence
@@ -139,7 +140,7 @@ def _suite(name: str | None) -> tuple[str, ...]:
     if name is None:
         return ()
     if name not in SUITES:
-        raise ValueError(f"unknown suite {name!r}, known: {', '.join(SUITES)}")
+        raise ValueError(f"unknown suite {name!r}{instead(name, SUITES, 'known')}")
     return SUITES[name]
 
 

@@ -199,7 +199,13 @@ def render(rows: Sequence[Row], plan: StudyPlan, *, means_only: bool = False) ->
         rows: Of the study.
         plan: Its methods, in order.
         means_only: Leave out every row, and what chose among rates.
+
+    Raises:
+        ValueError: If no row is of the study.
     """
+    known = {_ORIGINAL, *plan.methods}
+    if not any(row.model["id"].split(SEED)[0] in known for row in rows):
+        raise ValueError(f"No row is of a method of this study, which has {', '.join(plan.methods)}.")
     trained_on = Path(str(plan.run(next(iter(plan.methods)), 1.0, 0).recipe["data"]["train"])).name
     tables, choices = [], []
     for measure, group in group_rows(rows).items():

@@ -54,7 +54,7 @@ def summary(rows: Sequence[Row], methods: Sequence[str], trained_on: str) -> str
             models = [
                 found[model, version] for model, version in found if (model.split(SEED)[0], version) == (method, by)
             ]
-            cells = [_spread([_mean(model[what], sides[title]) for model in models]) for title, what in columns]
+            cells = [_cell([model[what] for model in models], sides[title]) for title, what in columns]
             lines.append([method if len(versions) == 1 else f"{method}, by {by}", str(len(models)), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -83,6 +83,14 @@ def _require_one_rate(models: Iterable[str]) -> None:
 def _threat(row: Row) -> str:
     """What the images are up against: nothing where texts alone are attacked."""
     return row.threat_model or "attacked texts"
+
+
+def _cell(models: Sequence[dict[str, Measured]], names: set[str]) -> str:
+    """Mean over the data sets and the models, or how many of the sets were measured."""
+    if text := _spread([_mean(accuracies, names) for accuracies in models]):
+        return text
+    measured = max(len(names & accuracies.keys()) for accuracies in models)
+    return f"{measured} of {len(names)} sets" if measured else ""
 
 
 def _mean(accuracies: dict[str, Measured], names: set[str]) -> Measured | None:

@@ -242,3 +242,15 @@ def write_text(path: str | Path, text: str) -> None:
     unfinished = Path(path).with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it.
+
+    >>> duration(42.3), duration(100), duration(4000)
+    ('42 seconds', '1.7 minutes', '1.1 hours')
+    """
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

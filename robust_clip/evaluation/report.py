@@ -10,7 +10,7 @@ import jinja2
 from .broken_by import BrokenTable, broken_table, read_kept_samples
 from .examples import ImageExample, Picture, TextExample, names_of, picture, read_examples, word_changes
 from .plots import style_of, svg_accuracy
-from .records import OURS, Row, Sample
+from .records import OURS, Row, Sample, duration
 from .side_by_side import (
     Table,
     call,
@@ -22,7 +22,7 @@ from .side_by_side import (
     short_revision,
 )
 from .store import BATTERY
-from .tables import duration, find_rows, markdown_text
+from .tables import find_rows, markdown_text
 
 _TEMPLATES = {".html": "report_template.html", ".md": "report_template.md"}
 

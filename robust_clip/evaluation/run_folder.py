@@ -1,6 +1,7 @@
 """The folder of one run: begun once, gone on from when asked, and never mixed with another run's."""
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from .protocol import Protocol
 from .records import OURS, library_versions, write_json
 from .retrieval_protocol import RetrievalProtocol
 
+logger = logging.getLogger(__name__)
 RowType = TypeVar("RowType")
 
 _VERSION = "version"  # beside an identity, of the code that measures
@@ -79,6 +81,8 @@ class RunFolder(ABC, Generic[RowType]):
             if unlike := "; ".join(differences(found, identity)):
                 raise ValueError(f"{self.folder} holds another {self.measured}: {unlike}. Give another directory")
             if self._row.exists():
+                if (earlier := found.get("versions", {}).get(OURS, "unknown")) != version:
+                    logger.warning("%s was measured by %s %s, and this is %s.", self.folder, OURS, earlier, version)
                 return self._read_row()
             if (earlier := found.get(_VERSION, "unknown")) != version:
                 raise ValueError(

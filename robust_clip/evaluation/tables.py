@@ -18,7 +18,10 @@ def find_rows(folder: str | Path) -> list[Path]:
     """
     paths = sorted(Path(folder).rglob("row.json"))
     if not paths:
-        raise ValueError(f"{folder} holds no row.json; give the folder that `robust-clip evaluate --records` wrote.")
+        raise ValueError(
+            f"{folder} holds no row.json; give the folder that `robust-clip evaluate --records` wrote. Rows of "
+            "`robust-clip retrieve` have another form, and it prints them."
+        )
     return paths
 
 
@@ -104,15 +107,3 @@ def insert_table(path: str | Path, table: str) -> None:
         raise ValueError(f"{path} {missing}: make a file with {_BEGIN} and {_END} on lines of their own.")
     before, rest = text.split(_BEGIN, 1)
     Path(path).write_text(f"{before}{_BEGIN}\n{table}\n{_END}{rest.split(_END, 1)[1]}")
-
-
-def duration(seconds: float) -> str:
-    """Time as people say it.
-
-    >>> duration(42.3), duration(100), duration(4000)
-    ('42 seconds', '1.7 minutes', '1.1 hours')
-    """
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -6,7 +6,7 @@ from typing import Any
 
 from robust_clip.attacks import BERTAttack
 from robust_clip.models import TestTimeDefence
-from robust_clip.threat_model import Norm, ThreatModel, format_size
+from robust_clip.threat_model import Norm, ThreatModel, format_size, require_radius
 
 from .adaptive import climb_objective
 from .presets import PRESETS
@@ -41,7 +41,7 @@ def get_protocols(
 
     Raises:
         ValueError: If the name is unknown, a field has no such value, or no protocol of the preset takes what is
-            given.
+            given, or a radius is 0.
 
     Example:
         >>> [str(protocol.threat_model) for protocol in get_protocols("pgd20", epsilons=["1/255", "4/255"])]
@@ -75,6 +75,9 @@ def get_protocols(
         for protocol in preset
         for threat_model in threat_models(protocol, norm, epsilons)
     ]
+    for protocol in found:
+        if protocol.threat_model is not None:
+            require_radius(protocol.threat_model)
     return list(dict.fromkeys(found))
 
 

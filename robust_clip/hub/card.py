@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from robust_clip.evaluation.records import Row
-from robust_clip.evaluation.tables import duration
+from robust_clip.evaluation.records import Row, duration
 from robust_clip.models.interpolation import SHARE
 from robust_clip.models.packaged import PACKAGED
 from robust_clip.paper import Paper

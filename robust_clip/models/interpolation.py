@@ -33,7 +33,10 @@ def interpolate(original: RobustCLIPModel, robust: RobustCLIPModel, alpha: float
     ours, theirs = original.state_dict(), robust.state_dict()
     different = sorted(ours.keys() ^ theirs.keys()) or [n for n in ours if ours[n].shape != theirs[n].shape]
     if different:
-        raise ValueError(f"The models are not of one architecture: they differ in {different[0]!r}.")
+        raise ValueError(
+            f"The models are not of one architecture: they differ in {different[0]!r}. Whole models and "
+            "low-rank adapters can be merged, prompts cannot."
+        )
     for name in ("image_mean", "image_std"):
         if getattr(original.config, name) != getattr(robust.config, name):
             raise ValueError(f"The models normalise pixels differently: {name} of their configurations differs.")

@@ -203,8 +203,13 @@ class RobustCLIPModel(CLIPModel):
 
         `post_layernorm` and the projection, which CLIP applies to the class token alone, are applied to all tokens
         (TGA-ZSR, https://huggingface.co/papers/2410.21802, section 3.2).
+
+        Raises:
+            ValueError: If the vision tower yields no tokens.
         """
         tokens = self.vision_model(pixel_values=self.preprocess(pixels)).last_hidden_state
+        if tokens is None:
+            raise ValueError(f"{type(self.vision_model).__name__} yields no tokens, as a vision transformer does.")
         return self.visual_projection(self.vision_model.post_layernorm(tokens))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from robust_clip.attacks import (
 from robust_clip.data import ImageDataset, Mixture
 from robust_clip.models import TOWERS, RobustCLIPModel, ZeroShotClassifier
 from robust_clip.objectives import Batch, Objective, adaptive_problem
-from robust_clip.threat_model import ThreatModel, format_size
+from robust_clip.threat_model import ThreatModel, format_size, require_radius
 
 from .arguments import AdversarialTrainingArguments
 from .data_record import data_record
@@ -164,6 +164,7 @@ def check_compatible(
     if objective.needs_random_start and getattr(attack, "random_start", True) is False:
         raise ValueError(f"What {name}'s attack climbs is flat at the clean image: set random_start of the attack.")
     if attack is not None and threat_model is not None:
+        require_radius(threat_model)
         # Sizes that do not fit each other show on a single grey image.
         pixels = torch.full((1, 3, 2, 2), 0.5)
         loss = CrossEntropy(torch.tensor([0]))
@@ -172,6 +173,8 @@ def check_compatible(
         return
     if objective.needs_classes and (isinstance(train_dataset, Mixture) or train_dataset.class_names is None):
         raise ValueError(f"{name} needs one data set with class labels, got {type(train_dataset).__name__}.")
+    if objective.needs_classes and len(train_dataset.class_names) < 2:
+        raise ValueError(f"{name} tells classes apart, but the data has only {list(train_dataset.class_names)}.")
 
 
 def training_record(

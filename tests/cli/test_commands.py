@@ -47,6 +47,8 @@ def test_attack_writes_an_image_within_the_ball(tiny_checkpoint: Path, photo: Pa
         ({"--epsilon": "4"}, "did you mean 4/255"),
         ({"--attack": "nope"}, "known: apgd, auto_attack"),
         ({"--classes": "red"}, "at least two class names"),
+        ({"--classes": "red,green,red"}, "['red'] stands twice"),
+        ({"--epsilon": "0"}, "linf 0 leaves every image as it is"),
         ({"--label": "pink"}, "not among the class names"),
         ({"--image": "nowhere.png"}, "No image file nowhere.png"),
         ({"--template": "a photo"}, "needs a {}"),

@@ -82,7 +82,7 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert run(content, tmp_path, "--into", str(table)) == 0
     assert {path: path.stat().st_mtime_ns for path in rows} == before
     assert table.read_text().count("| tecoa | 2 |") == 1
-    assert table.read_text().count("Measured by robust-clip 0.1.0+g11111111, not by ") == 1
+    assert table.read_text().count("Measured by robust-clip 0.1.0+g11111111, not by ") == 2  # means and rows
     assert "Measured by" not in printed
     capsys.readouterr()
     kept = (tmp_path / "study" / "rows").rename(tmp_path / "kept")
@@ -94,6 +94,11 @@ def test_a_study_trains_chooses_measures_and_goes_on(content, tmp_path, capsys):
     assert means.count("Measured by robust-clip 0.1.0+g11111111, not by ") == 1
     assert "| tecoa | 2 |" in means
     assert "learning_rate" not in means
+    assert run(content | {"methods": {"fare": content["methods"]["tecoa"]}}, tmp_path, "--render", str(kept)) == 0
+    for path in kept.rglob("row.json"):
+        path.write_text(path.read_text().replace('"original"', '"other"'))
+    assert run(content | {"methods": {"fare": content["methods"]["tecoa"]}}, tmp_path, "--render", str(kept)) == 2
+    assert "No row is of a method of this study, which has fare." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

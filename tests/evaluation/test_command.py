@@ -46,6 +46,7 @@ def test_what_presets_share_is_measured_once(command, capsys, tmp_path):
     [
         (["--protocol", "pgd7"], "known: clean, pgd20, pgd100"),
         (["--epsilon", "4"], "did you mean 4/255"),
+        (["--epsilon", "1/255,0"], "linf 0 leaves every image as it is; give a radius above 0"),
         (["--split", "validation"], "has no split 'validation'"),
         (["--datasets", "cifar11"], "No data set 'cifar11'"),
         (["--records", "/dev/null/records"], "cannot write to /dev/null/records"),

@@ -79,12 +79,17 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_written(
     assert folder_of(tmp_path) == whole
 
 
-def test_a_finished_row_is_not_computed_again(model, tokenizer, images, tmp_path, monkeypatch):
+def test_a_finished_row_is_not_computed_again(model, tokenizer, images, tmp_path, monkeypatch, caplog):
     protocol = get_protocol("clean")
     first = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
     monkeypatch.setattr(Cascade, "feed", None)
     again = evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path, resume=True)
     assert (again, again.seconds, again.finished) == (first, first.seconds, first.finished)
+    assert "was measured by" not in caplog.text
+    (kept,) = tmp_path.rglob("row.json")
+    kept.write_text(kept.read_text().replace(f'"{first.versions["robust-clip"]}"', '"0.0.9"'))
+    evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path, resume=True)
+    assert "was measured by robust-clip 0.0.9, and this is " in caplog.text
     with pytest.raises(ValueError, match="holds a finished run"):
         evaluate_robustness(model, tokenizer, images, protocol, records_dir=tmp_path)
 

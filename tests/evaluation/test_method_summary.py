@@ -32,7 +32,7 @@ def test_summary_takes_means_over_other_sets_and_then_over_seeds():
         "| tecoa | 2 | 60.0 ± 14.1 [56.0, 63.0] | 40.0 ± 0.0 [40.0, 48.0] | 30.0 ± 0.0 [27.2, 32.1] "
         "| 15.0 ± 7.1 [15.0, 20.7] |"
     )
-    assert lines[3:] == ["| fare | 1 | 50.0 [46.0, 53.0] | 40.0 [40.0, 48.0] |  |  |"]
+    assert lines[3:] == ["| fare | 1 | 50.0 [46.0, 53.0] | 40.0 [40.0, 48.0] | 1 of 2 sets | 1 of 2 sets |"]
 
 
 def test_a_mean_of_fewer_seeds_says_so():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from originals import another, learned, loss_and_gradients, mean_of_single_images, same_bits, twin_logits
 from reference import attention_maps, class_prompts
@@ -153,11 +154,14 @@ class WithoutTokens(nn.Module):
         return pixels.mean(dim=(2, 3)).unsqueeze(1)
 
 
-def test_a_model_without_patch_tokens_is_refused(batch):
+def test_a_model_without_patch_tokens_is_refused(tiny_model, batch):
     with pytest.raises(ValueError, match=r"needs patch tokens.*WithoutTokens yields tokens of shape \(6, 1, 3\)"):
         encode_tokens(WithoutTokens(), batch.pixels)
     with pytest.raises(ValueError, match="Linear has no encode_image_tokens"):
         encode_tokens(nn.Linear(1, 1), batch.pixels)
+    tiny_model.vision_model.forward = lambda **_: BaseModelOutputWithPooling(pooler_output=torch.zeros(6, 16))
+    with pytest.raises(ValueError, match="yields no tokens, as a vision transformer does"):
+        encode_tokens(tiny_model, batch.pixels)
     with pytest.raises(ValueError, match="6 patch tokens are no square grid"):
         upsample_map(torch.rand(2, 6), 16)
 

@@ -8,14 +8,18 @@ import torch
 
 from robust_clip import attacks
 from robust_clip.adaptation import LoRA
+from robust_clip.data import ImageDataset
 from robust_clip.models import embed_classes
 from robust_clip.objectives import LEAF, TIMA, MMCoA, TeCoA
+from robust_clip.threat_model import ThreatModel
 from robust_clip.training.adapted import drop_towers, original_of
 from robust_clip.training.batches import BatchMaker
+from tests.conftest import coloured_rows
 from tests.training.conftest import ATTACK
 
 TEXTS = {"text_attack": attacks.LEAF(edits=1)}
 NAMES = ["red", "green", "blue"]
+ONE_CLASS = ImageDataset(coloured_rows(24)).keep_classes(["red"])
 
 
 class TextTeCoA(TeCoA):
@@ -156,9 +160,11 @@ def test_teacher_keeps_only_the_towers_that_are_asked(tiny_model: Any) -> None:
         (TeCoA(), ATTACK | TEXTS, "no use for a text attack"),
         (MMCoA(domain="image"), ATTACK | TEXTS, "no use for a text attack"),
         (MMCoA(domain="text"), ATTACK | TEXTS, "no use for an attack"),
+        (TeCoA(), ATTACK | {"threat_model": ThreatModel("linf", 0)}, "linf 0 leaves every image as it is"),
+        (TeCoA(), ATTACK | {"train_dataset": ONE_CLASS}, r"tells classes apart, but the data has only \['red'\]"),
     ],
     ids=str,
 )
-def test_attacks_of_no_use_are_refused(make: Any, objective: Any, parts: Any, told: str) -> None:
+def test_attacks_and_data_of_no_use_are_refused(make: Any, objective: Any, parts: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         make(objective, **parts)
