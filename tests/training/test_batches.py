@@ -19,7 +19,6 @@ from tests.training.conftest import ATTACK
 
 TEXTS = {"text_attack": attacks.LEAF(edits=1)}
 NAMES = ["red", "green", "blue"]
-ONE_CLASS = ImageDataset(coloured_rows(24)).keep_classes(["red"])
 
 
 class TextTeCoA(TeCoA):
@@ -161,10 +160,15 @@ def test_teacher_keeps_only_the_towers_that_are_asked(tiny_model: Any) -> None:
         (MMCoA(domain="image"), ATTACK | TEXTS, "no use for a text attack"),
         (MMCoA(domain="text"), ATTACK | TEXTS, "no use for an attack"),
         (TeCoA(), ATTACK | {"threat_model": ThreatModel("linf", 0)}, "linf 0 leaves every image as it is"),
-        (TeCoA(), ATTACK | {"train_dataset": ONE_CLASS}, r"tells classes apart, but the data has only \['red'\]"),
     ],
     ids=str,
 )
-def test_attacks_and_data_of_no_use_are_refused(make: Any, objective: Any, parts: Any, told: str) -> None:
+def test_attacks_of_no_use_are_refused(make: Any, objective: Any, parts: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         make(objective, **parts)
+
+
+def test_one_class_is_refused(make: Any) -> None:
+    red = ImageDataset(coloured_rows(24)).keep_classes(["red"])
+    with pytest.raises(ValueError, match=r"TeCoA tells classes apart, but the data has only \['red'\]"):
+        make(TeCoA(), train_dataset=red)
