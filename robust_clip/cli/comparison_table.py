@@ -61,8 +61,9 @@ def format_comparison(identity: Mapping[str, Any], outcomes: Sequence[Outcome]) 
     told = [f"Measured by {OURS} {', '.join(sorted({outcome.version for outcome in outcomes}))}."]
     if len(totals) == len(PACKAGES):
         ours, theirs = totals
-        left = f"{len(ours.standing)} and {len(theirs.standing)} images"
-        told.insert(0, f"{left} stand in the end; theirs took {theirs.seconds / ours.seconds:.2f} times as long.")
+        left = f"{len(ours.standing)} and {len(theirs.standing)} images stand in the end"
+        wall, cpu = theirs.seconds / ours.seconds, theirs.cpu_seconds / ours.cpu_seconds
+        told.insert(0, f"{left}; theirs took {wall:.2f} times as long, {cpu:.2f} times in CPU seconds.")
     return "\n".join([*lines, "", " ".join(told)])
 
 

@@ -37,7 +37,7 @@ def test_each_package_gets_what_its_own_attacks_left(arguments, tmp_path, capsys
     table = capsys.readouterr().out
     assert table.count("| in a row | all | ") == 2
     (version,) = {outcome["version"] for outcome in found["outcomes"]}
-    assert table.endswith(f" times as long. Measured by robust-clip {version}.\n")
+    assert table.endswith(f" times in CPU seconds. Measured by robust-clip {version}.\n")
     assert main(["compare", "--render", str(tmp_path)]) == 0
     assert capsys.readouterr().out == table
 
