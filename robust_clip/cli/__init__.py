@@ -1,6 +1,7 @@
 """The command line: one file per command."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -46,7 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # process would take itself for the only one.
         os.environ["ACCELERATE_USE_CPU"] = "true"
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.stderr.write(f"robust-clip {args.command}: {error}\n")
         return 2
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # The interpreter may abort if threads of gloo outlive it (pytorch/pytorch#179291), and they live until the
+        # last reference to the group goes, some of which a Trainer holds in cycles.
+        torch.distributed.destroy_process_group()
+        gc.collect()
+    return code

@@ -86,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
     ]
     if state.is_main_process:
         print(json.dumps([asdict(row) for row in rows], indent=2) if args.format == "json" else format_table(rows))
-    state.destroy_process_group()
     return 0
 
 
