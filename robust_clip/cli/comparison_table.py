@@ -7,6 +7,7 @@ from typing import Any
 
 from robust_clip.attacks import VERSIONS
 from robust_clip.evaluation.records import OURS
+from robust_clip.evaluation.side_by_side import short_revision
 
 from .report import read_kept
 
@@ -45,9 +46,9 @@ class Outcome:
 def format_comparison(identity: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """A table in Markdown: images standing, seconds, and passes for each image that an attack was given."""
     lines = [
-        f"{identity['model']}, {identity['dataset']}, {identity['threat_model']}, {identity['n']} images, "
-        f"{identity['right_clean']} of them right clean, seed {identity['seed']}, batches of "
-        f"{identity['batch_size']}, {identity['threads']} threads",
+        f"{identity['model']} ({short_revision(identity['revision'])}), {identity['dataset']}, "
+        f"{identity['threat_model']}, {identity['n']} images, {identity['right_clean']} of them right clean, "
+        f"seed {identity['seed']}, batches of {identity['batch_size']}, {identity['threads']} threads",
         "",
         "| attacks | attack | by | given | standing | % of all | seconds | CPU seconds | forward | with backward |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -179,10 +179,10 @@ def epsilon_of(row: Row) -> float:
 def short_revision(revision: str) -> str:
     """Enough of a revision to tell models apart by eye.
 
-    >>> short_revision("sha256:0123456789abcdef")
-    '01234567'
+    >>> short_revision("sha256:0123456789abcdef"), short_revision("memory-sha256:0123456789abcdef")
+    ('01234567', '01234567')
     """
-    return revision.removeprefix("sha256:")[:8]
+    return revision.removeprefix("memory-").removeprefix("sha256:")[:8]
 
 
 def call(name: str, parameters: Mapping[str, object]) -> str:

@@ -35,6 +35,7 @@ def test_each_package_gets_what_its_own_attacks_left(arguments, tmp_path, capsys
             assert outcome["backward_passes"] <= outcome["forward_passes"]
             left = len(outcome["standing"])
     table = capsys.readouterr().out
+    assert table.startswith(f"{found['model']} ({found['revision'].split(':')[1][:8]}), {found['dataset']}, ")
     assert table.count("| in a row | all | ") == 2
     (version,) = {outcome["version"] for outcome in found["outcomes"]}
     assert table.endswith(f" times in CPU seconds. Measured by robust-clip {version}.\n")
