@@ -1,7 +1,7 @@
 """APGD: projected gradient descent that finds its own step size, the core of AutoAttack."""
 
-import math
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
 from robust_clip.attacks.losses import labels_of
+from robust_clip.attacks.restarts import best_of_restarts
 from robust_clip.attacks.targets import first_fooled, rank_wrong_classes, side_by_side
 from robust_clip.paper import Paper
 
@@ -105,19 +106,7 @@ class APGD(Attack):
 
     def _climb_from_starts(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """The end of each sample of `problem`, `(B, 3, H, W)`, and whether it fools, `(B,)`."""
-        ends = problem.pixels.clone()
-        left = torch.arange(len(ends), device=ends.device)
-        highest = torch.full((len(ends),), -math.inf, device=ends.device)
-        broken = torch.zeros_like(highest, dtype=torch.bool)
-        for _ in range(self.restarts):
-            end, losses, fooled = _climb(problem[left], self.steps, self.rho)
-            better = fooled | (losses > highest[left])
-            ends[left[better]], highest[left[better]] = end[better], losses[better]
-            broken[left[fooled]] = True
-            left = left[~fooled]
-            if not len(left):
-                break
-        return ends, broken
+        return best_of_restarts(problem, self.restarts, partial(_climb, steps=self.steps, rho=self.rho))
 
     def _rank_classes(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Wrong classes of each clean image, `(B, C - 1)`, most likely first, and whether it is misclassified."""

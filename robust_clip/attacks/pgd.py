@@ -1,6 +1,5 @@
 """Projected gradient descent, the attack that most of robust learning trains and measures with."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
+from robust_clip.attacks.restarts import best_of_restarts
 from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel, parse_size
 
@@ -72,21 +72,12 @@ class PGD(Attack):
         size = self._step_size(problem.threat_model)
         if self.restarts == 1:
             return climb(problem, self.steps, size, self.random_start, self.stop_when_fooled)
-        best = problem.pixels.clone()
-        highest = torch.full((len(best),), -math.inf, device=best.device)
-        left = torch.arange(len(best), device=best.device)
-        for _ in range(self.restarts):
-            attempt = problem[left]
+
+        def once(attempt: Problem) -> tuple[Tensor, Tensor, Tensor | None]:
             end = climb(attempt, self.steps, size, self.random_start, self.stop_when_fooled)
-            losses, fooled = attempt.judge(end)
-            score = losses if fooled is None else losses.masked_fill(fooled, math.inf)
-            better = score > highest[left]
-            best[left[better]], highest[left[better]] = end[better], score[better]
-            if self.stop_when_fooled and fooled is not None:
-                left = left[~fooled]
-            if not len(left):
-                break
-        return best
+            return end, *attempt.judge(end)
+
+        return best_of_restarts(problem, self.restarts, once, self.stop_when_fooled)[0]
 
     def _step_size(self, threat_model: ThreatModel) -> float:
         """Length of a step under `threat_model`, in pixel units."""

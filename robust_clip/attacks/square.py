@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robust_clip.attacks.base import Attack, Problem
 from robust_clip.attacks.counts import check_counts
+from robust_clip.attacks.restarts import best_of_restarts
 from robust_clip.paper import Paper
 from robust_clip.threat_model import ThreatModel
 
@@ -72,18 +73,7 @@ class Square(Attack):
 
     def search(self, problem: Problem) -> Tensor:
         """Search `restarts` times, keeping the best end of each sample."""
-        best = problem.pixels.clone()
-        highest = torch.full((len(best),), -math.inf, device=best.device)
-        left = torch.arange(len(best), device=best.device)
-        for _ in range(self.restarts):
-            ends, losses, fooled = self._climb(problem[left])
-            score = losses.masked_fill(fooled, math.inf)
-            better = score > highest[left]
-            best[left[better]], highest[left[better]] = ends[better], score[better]
-            left = left[~fooled]
-            if not len(left):
-                break
-        return best
+        return best_of_restarts(problem, self.restarts, self._climb)[0]
 
     def _climb(self, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
         """One search: best images `(B, 3, H, W)`, their losses `(B,)` and whether they fool, `(B,)`."""
