@@ -147,6 +147,11 @@ def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[Att
     changed: set[int] = set()
     notes = []
     for run in runs:
+        if isinstance(run.attack, AutoAttack):
+            components, inner = fit_to_classes(run.attack.components, n_classes)
+            notes += [f"{run}: {note}" for note in inner]
+            fitted.append(replace(run, attack=AutoAttack(version="custom", runs=components)) if inner else run)
+            continue
         smaller, note = _fit(run, n_classes)
         if note:
             notes.append(f"{run}: {note}, since there are {n_classes} classes")

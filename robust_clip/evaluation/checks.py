@@ -169,17 +169,19 @@ def withstands_anything(probe: Probe, run: AttackRun, threat_model: ThreatModel)
 
 
 def more_steps(probe: Probe, run: AttackRun, threat_model: ThreatModel) -> str | None:
-    """Four times the steps: if they break many more images, the attack was stopped too early."""
+    """Four times the steps or queries: if they break many more images, the attack was stopped too early."""
     attack: Any = run.attack
-    if not hasattr(attack, "steps"):
+    unit = next((name for name in ("steps", "queries") if hasattr(attack, name)), None)
+    if unit is None:
         return None
-    longer = replace(run, attack=replace(attack, steps=4 * attack.steps))
+    count = getattr(attack, unit)
+    longer = replace(run, attack=replace(attack, **{unit: 4 * count}))
     before, after = (int(probe.standing(each, threat_model).sum()) for each in (run, longer))
+    outcome = f"{before} images stand after {count} {unit}, {after} after 4 times that"
     if after > before + _CHANCE:
-        outcome = f"{before} images stand after {attack.steps} steps, {after} after 4 times that"
-        return f"more steps weaken the attack: {outcome}"
+        return f"more {unit} weaken the attack: {outcome}"
     if _beyond(before - after, len(probe.labels), 0.05):
-        return f"too few steps: {before} images stand after {attack.steps} steps, {after} after 4 times that"
+        return f"too few {unit}: {outcome}"
     return None
 
 

@@ -102,6 +102,10 @@ def test_too_few_steps_are_found():
     assert "too few steps" in findings(run=few)
 
 
+def test_too_few_queries_are_found():
+    assert "too few queries" in findings(run=AttackRun(Square(queries=5), "margin"))
+
+
 @pytest.mark.parametrize(("more", "found"), [(2, False), (4, False), (5, True)])
 def test_a_few_images_more_do_not_mean_too_few_steps(more, found):
     """Of 32 images 5 % are 1.6, and two are no sign of more than that."""
