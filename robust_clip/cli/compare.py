@@ -22,7 +22,7 @@ from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.records import OURS, latest, library_versions, write_json
 from robust_clip.models import load_checkpoint, require_checkpoint
-from robust_clip.threat_model import ThreatModel, format_size
+from robust_clip.threat_model import ThreatModel, format_size, require_radius
 
 from .comparison_table import PACKAGES, Outcome, format_comparison, read_comparisons
 from .report import deliver
@@ -182,6 +182,7 @@ def _read_outcomes(path: str | None, identity: Mapping[str, Any]) -> dict[tuple[
 
 def _prepare(args: argparse.Namespace) -> tuple[Comparison, dict[str, Any]]:
     threat_model = ThreatModel(args.norm, args.epsilon)
+    require_radius(threat_model)
     protocol = Protocol("compared", 1, VERSIONS["standard"], threat_model, samples=args.samples)
     require_checkpoint(args.model)
     dataset = load_image_dataset(args.datasets, args.split, root=args.root)

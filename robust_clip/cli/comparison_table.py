@@ -63,7 +63,8 @@ def format_comparison(identity: Mapping[str, Any], outcomes: Sequence[Outcome]) 
     if len(totals) == len(PACKAGES):
         ours, theirs = totals
         left = f"{len(ours.standing)} and {len(theirs.standing)} images stand in the end"
-        wall, cpu = theirs.seconds / ours.seconds, theirs.cpu_seconds / ours.cpu_seconds
+        # What took less than a hundredth of a second was rounded to nothing.
+        wall, cpu = (getattr(theirs, unit) / max(0.01, getattr(ours, unit)) for unit in ("seconds", "cpu_seconds"))
         told.insert(0, f"{left}; theirs took {wall:.2f} times as long, {cpu:.2f} times in CPU seconds.")
     return "\n".join([*lines, "", " ".join(told)])
 

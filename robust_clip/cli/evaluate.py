@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
-from robust_clip.data import SUITES, load_image_dataset
+from robust_clip.data import SUITES, load_image_datasets
 from robust_clip.evaluation import (
     PRESETS,
     Protocol,
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> int:
     require_batch_size(args.batch_size)
     if args.records:
         require_writable(args.records)
-    names = list(dict.fromkeys([*args.datasets, *_suite(args.suite)]))
+    names = [*args.datasets, *_suite(args.suite)]
     if not names:
         raise ValueError("give what to measure on: --datasets NAME,NAME or --suite NAME")
     require_checkpoint(args.model)
-    datasets = [load_image_dataset(name, args.split, root=args.root) for name in names]
+    datasets = load_image_datasets(names, args.split, args.root)
     for dataset in datasets:
         require_classes(dataset)
     runs = [(dataset, protocol) for dataset in datasets for protocol in protocols]

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from robust_clip.attacks import ATTACKS, MULTIMODAL_ATTACKS, TEXT_ATTACKS, BERTAttack, TextAttack
 from robust_clip.attacks.character import CharacterAttack
-from robust_clip.data import load_image_dataset
+from robust_clip.data import load_image_datasets
 from robust_clip.evaluation import checkpoint_revision, require_writable
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.recall import CUTOFFS, DIRECTIONS
@@ -17,7 +17,7 @@ from robust_clip.evaluation.retrieval import choose_pairs, evaluate_retrieval
 from robust_clip.evaluation.retrieval_protocol import Aim, Grid, RetrievalProtocol
 from robust_clip.evaluation.retrieval_records import RetrievalRow, RetrievalStore
 from robust_clip.models import load_checkpoint, packaged_checkpoint, require_checkpoint
-from robust_clip.threat_model import ThreatModel
+from robust_clip.threat_model import ThreatModel, require_radius
 
 from .recipe import choose, choose_attack, commas
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.datasets:
         raise ValueError("give what to measure on: --datasets NAME,NAME")
     require_checkpoint(args.model)
-    datasets = [load_image_dataset(name, args.split, root=args.root) for name in dict.fromkeys(args.datasets)]
+    datasets = load_image_datasets(args.datasets, args.split, args.root)
     for dataset in datasets:
         choose_pairs(dataset, protocol)
         if args.records and not args.resume:
@@ -78,6 +78,9 @@ def _protocol(args: argparse.Namespace) -> RetrievalProtocol:
             raise ValueError(f"--{given[0]} is for {where}, and the attack is {args.attack}")
     if args.attack in _IMAGES and args.epsilon is None:
         raise ValueError(f"attack {args.attack} needs the radius of its change to images, such as --epsilon 4/255")
+    threat_model = ThreatModel(args.norm or "linf", args.epsilon) if args.attack in _IMAGES else None
+    if threat_model:
+        require_radius(threat_model)
     joint = MULTIMODAL_ATTACKS.get(args.attack)
     # One side alone is attacked as classes are, and pairs as their papers do it.
     steps = 10 if joint else 20
@@ -87,7 +90,7 @@ def _protocol(args: argparse.Namespace) -> RetrievalProtocol:
     return RetrievalProtocol(
         **({"joint_attack": joint(**attacks)} if joint else attacks),
         aim=args.aim or "gallery",
-        threat_model=ThreatModel(args.norm or "linf", args.epsilon) if image else None,
+        threat_model=threat_model,
         samples=args.samples,
         captions_per_image=args.captions_per_image,
         seed=args.seed,

@@ -3,7 +3,7 @@
 from .collator import Augmentation, PixelCollator
 from .datasets import DATASETS, DatasetRow
 from .images import ImageDataset
-from .loading import load_image_dataset
+from .loading import load_image_dataset, load_image_datasets
 from .mixture import Mixture
 from .prompts import templates_for
 from .source import DataSource
@@ -19,5 +19,6 @@ __all__ = [
     "Mixture",
     "PixelCollator",
     "load_image_dataset",
+    "load_image_datasets",
     "templates_for",
 ]

@@ -1,6 +1,6 @@
 """One loader for rows of the table, Hub ids, parquet files, shards and image folders."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +67,23 @@ def load_image_dataset(
     names = class_names if class_names is not None else found
     rows, split = _part(rows, split, first)
     return ImageDataset(rows, name=name, split=split, class_names=names, templates=templates, **columns)
+
+
+def load_image_datasets(names_or_paths: Iterable[str], split: str, root: str | None) -> list[ImageDataset]:
+    """Loads several, each that is given twice once.
+
+    Raises:
+        ValueError: If two have one name, by which records tell them apart; or as `load_image_dataset`.
+    """
+    datasets = {given: load_image_dataset(given, split, root=root) for given in dict.fromkeys(names_or_paths)}
+    first: dict[str, str] = {}
+    for given, dataset in datasets.items():
+        if (other := first.setdefault(dataset.name, given)) != given:
+            raise ValueError(
+                f"{other} and {given} are both called {dataset.name}, by which records tell them apart: measure one "
+                "at a time, into records of its own, or rename a folder"
+            )
+    return list(datasets.values())
 
 
 def load_row(

@@ -25,7 +25,7 @@ from .gallery import Gallery
 from .processes import Progress, on_main, process_state
 from .protocol import Protocol
 from .records import Row, Sample, latest, library_versions
-from .revision import readable_id, weights_revision
+from .revision import describe_model
 from .run_folder import advice
 from .sampling import choose_rows
 from .store import Journal, RecordStore
@@ -90,7 +90,7 @@ def evaluate_robustness(
     _require_what_it_needs(protocol, inner_problem)
     fitted, substituted = protocol.fit_to_classes(len(names))
     chosen, otherwise = choose_rows(protocol, dataset, seed)
-    measured = {"id": model_id or readable_id(model), "revision": revision or weights_revision(model)}
+    measured = describe_model(model, tokenizer, model_id, revision)
     identity = {"model": measured, "dataset": _describe(dataset, names, templates), "seed": seed}
     identity |= _describe_protocol(protocol, fitted, substituted + otherwise)
     store = RecordStore(records_dir, dataset.name, dataset.split, protocol) if records_dir is not None else None

@@ -79,6 +79,7 @@ class Row:
     Args:
         model: `id` and `revision`. That is `sha256:` and the digest of the weights file, `memory-sha256:` and a digest
             of the tensors in memory, or a commit on the Hub, see `checkpoint_revision`; so one model may have several.
+            And `settings`: what a classifier depends on beside its weights; older rows lack them.
         dataset: `name`, `split` and `revision`, `templates` and `prompts`, a digest of all class prompts.
         protocol: `Protocol.as_dict()`.
         threat_model: As written in tables, such as `linf 4/255`; `None` if nothing was attacked.
@@ -98,7 +99,7 @@ class Row:
         defence_cost: What a test-time defence costs beside the undefended classifier, see `defence_cost.measure`.
     """
 
-    model: dict[str, str]
+    model: dict[str, Any]
     dataset: dict[str, Any]
     protocol: dict[str, Any]
     threat_model: str | None

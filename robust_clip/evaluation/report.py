@@ -207,7 +207,9 @@ def _facts(records: Sequence[Record]) -> dict[str, list[str]]:
         "measured": [
             f"{len(rows)} rows, finished {' to '.join(dict.fromkeys((days[0], days[-1])))}, in {duration(seconds)}"
         ],
-        "checks": [f"the short form of every run; the whole battery too on {thorough} of {len(rows)} rows"],
+        "checks": [
+            f"the short form of every run that attacks; the whole battery too on {thorough} of {len(rows)} rows"
+        ],
         "libraries": [f"{library} {', '.join(sorted(found))}" for library, found in versions.items()],
     }
 

@@ -24,7 +24,7 @@ from .recall import retrieval_ranks
 from .retrieval_protocol import Mode, RetrievalProtocol
 from .retrieval_records import RetrievalRow, RetrievalStore
 from .retrieval_search import TOGETHER, Attacked, Pair, PairSearch
-from .revision import readable_id, weights_revision
+from .revision import describe_model
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def evaluate_retrieval(
     protocol.require_packages()
     texts = [caption for pair in pairs for caption in pair.captions]
     identity = {
-        "model": {"id": model_id or readable_id(model), "revision": revision or weights_revision(model)},
+        "model": describe_model(model, tokenizer, model_id, revision),
         "dataset": _describe(dataset, pairs),
         "protocol": protocol.as_dict(),
         "attack": protocol.attack_name,

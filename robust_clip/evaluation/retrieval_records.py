@@ -44,7 +44,7 @@ class RetrievalRow:
         finished: Date and time, UTC, ISO 8601.
     """
 
-    model: dict[str, str]
+    model: dict[str, Any]
     dataset: dict[str, str]
     protocol: dict[str, Any]
     attack: str

@@ -1,7 +1,9 @@
 """What a row calls the model, and what identifies the weights that were measured."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -55,6 +57,43 @@ def weights_revision(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return f"memory-sha256:{digest.hexdigest()}"
+
+
+def describe_model(
+    model: RobustCLIPModel, tokenizer: Any, model_id: str | None = None, revision: str | None = None
+) -> dict[str, Any]:
+    """What a row says of a model, in the types of JSON: `id`, `revision` and `settings`.
+
+    Args:
+        model: The model.
+        tokenizer: Of its prompts.
+        model_id: By default `readable_id(model)`.
+        revision: By default `weights_revision(model)`.
+    """
+    return {
+        "id": model_id or readable_id(model),
+        "revision": revision or weights_revision(model),
+        "settings": _settings(model, tokenizer),
+    }
+
+
+def _settings(model: RobustCLIPModel, tokenizer: Any) -> dict[str, Any]:
+    """What a classifier depends on beside its weights, which no digest of these covers."""
+    config: Any = model.config
+    towers = {
+        name: {key: getattr(tower, key) for key in ("hidden_act", "layer_norm_eps", "num_attention_heads")}
+        for name, tower in (("vision", config.vision_config), ("text", config.text_config))
+    }
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    found = towers | {
+        "eos_token_id": config.text_config.eos_token_id,
+        "image_mean": list(config.image_mean),
+        "image_std": list(config.image_std),
+        "vocabulary": f"sha256:{hashlib.sha256(vocabulary).hexdigest()}",
+    }
+    scales = (getattr(module, "scaling", {}) for module in model.modules() if isinstance(module, BaseTunerLayer))
+    adapters = sorted({(name, scale) for each in scales for name, scale in each.items()})
+    return found | ({"adapter_scales": [list(pair) for pair in adapters]} if adapters else {})
 
 
 def readable_id(model: RobustCLIPModel) -> str:

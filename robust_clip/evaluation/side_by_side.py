@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import Any
 
 from robust_clip.models import CONTEXT_TEMPLATE
 from robust_clip.threat_model import format_size
@@ -11,6 +12,7 @@ from robust_clip.threat_model import format_size
 from .presets import PRESETS
 from .protocol import listed_grid
 from .records import OURS, Row, percent
+from .run_folder import differences
 
 _Places = Mapping[tuple[str, str], Mapping[float, Row]]
 
@@ -80,27 +82,34 @@ def group_rows(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by what they measure and how, which is what a table may compare.
 
     Raises:
-        ValueError: If one name stands for several revisions of a model.
+        ValueError: If one name stands for several revisions of a model, or one of several settings.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
-    revisions: dict[str, str] = {}
+    models: dict[str, dict[str, Any]] = {}
     for row in rows:
-        name, revision = row.model["id"], row.model["revision"]
-        if revisions.setdefault(name, revision) != revision:
-            raise ValueError(
-                f"The name {name} stands for two models in these rows, {revisions[name]} and {revision}; give the "
-                "rows of one of them."
-            )
+        name = row.model["id"]
+        models[name] = row.model | models.get(name, {})  # older rows lack the settings, and tell no difference in them
+        if unlike := "; ".join(differences(models[name], row.model)):
+            raise ValueError(f"The name {name} stands for two models in these rows, whose {unlike}; leave one out.")
         groups[_measure(row)].append(row)
     return dict(groups)
+
+
+def _require_one_source(sources: dict[str, tuple[str, str]], dataset: str, row: Row) -> None:
+    """Refuse a data set that was another, or had other class prompts, in an earlier row."""
+    source = str(row.dataset["revision"]), str(row.dataset["prompts"])
+    if sources.setdefault(dataset, source) != source:
+        raise ValueError(
+            f"The name {dataset} stands for two data sets in these rows, of revisions and class prompts "
+            f"{sources[dataset]} and {source}; give the rows of one of them."
+        )
 
 
 def make_table(measure: str, rows: Sequence[Row]) -> Table:
     """The table of one group of `group_rows`.
 
     Raises:
-        ValueError: If two rows want the same cell, or one name stands for several revisions of a data set or of its
-            class prompts.
+        ValueError: If two rows want the same cell, or one name stands for several data sets or class prompts.
     """
     places: dict[tuple[str, str], dict[float, Row]] = defaultdict(dict)
     sources: dict[str, tuple[str, str]] = {}
@@ -109,12 +118,7 @@ def make_table(measure: str, rows: Sequence[Row]) -> Table:
         if epsilon in places[dataset, model]:
             raise ValueError(f"Two rows measure {model} on {dataset} at {format_size(epsilon)}; leave one out.")
         places[dataset, model][epsilon] = row
-        source = str(row.dataset["revision"]), str(row.dataset["prompts"])
-        if sources.setdefault(dataset, source) != source:
-            raise ValueError(
-                f"The name {dataset} stands for two data sets in these rows, of revisions and class prompts "
-                f"{sources[dataset]} and {source}; give the rows of one of them."
-            )
+        _require_one_source(sources, dataset, row)
     found = {place: places[place] for place in sorted(places)}
     epsilons = sorted({epsilon_of(row) for row in rows if row.robust_accuracy is not None})
     columns = [_column(epsilon, rows) for epsilon in epsilons]
@@ -127,12 +131,18 @@ def protocol_tables(rows: Iterable[Row]) -> list[Table]:
 
     They stand in the order of `PRESETS`. Where the attacks of a column are stronger than those of an earlier one, as
     from PGD to AutoAttack, it should not lie above that by more than its interval.
+
+    Raises:
+        ValueError: If one name stands for several data sets or class prompts.
     """
     alike: dict[str, dict[tuple[str, str, int], dict[str, Row]]] = defaultdict(lambda: defaultdict(dict))
+    sources: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
     for row in rows:
         if row.threat_model and not row.protocol.get("text_attack"):
             about = f"{row.dataset['name']}, {row.threat_model}", row.model["id"], row.n
-            measured = alike[_how(row, by_list=False)][about]
+            how = _how(row, by_list=False)
+            _require_one_source(sources[how], row.dataset["name"], row)
+            measured = alike[how][about]
             measured.setdefault(f"{row.protocol['name']} v{row.protocol['version']}", row)
     order: dict[str, int] = {}
     for place, protocol in enumerate(chain.from_iterable(PRESETS.values())):
@@ -180,9 +190,10 @@ def short_revision(revision: str) -> str:
     """Enough of a revision to tell models apart by eye.
 
     >>> short_revision("sha256:0123456789abcdef"), short_revision("memory-sha256:0123456789abcdef")
-    ('01234567', '01234567')
+    ('01234567', 'memory 01234567')
     """
-    return revision.removeprefix("memory-").removeprefix("sha256:")[:8]
+    kind, _, digest = revision.rpartition("sha256:")
+    return f"{'memory ' if kind else ''}{digest[:8]}"
 
 
 def call(name: str, parameters: Mapping[str, object]) -> str:
@@ -284,5 +295,6 @@ def _how(row: Row, *, by_list: bool = True) -> str:
     if defence := protocol.get("test_time_defence"):
         how.append(f"judged through {call(defence['defence'], defence['parameters'])}")
     how += [f"mean of {draws} draws" for draws in sorted({attack.get("eot_samples", 1) for attack in attacks} - {1})]
-    how += ["first samples"] if protocol["samples"] and protocol["sample_choice"] == "first" else []
+    choice = protocol["sample_choice"]
+    how += [f"{choice} samples"] if protocol["samples"] and choice != "random" else []
     return ", ".join([*(attacked or ["no attack"]), *how, f"{row.dataset['split']} split", f"seed {row.seed}"])

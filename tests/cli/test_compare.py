@@ -1,10 +1,13 @@
 """Our attacks beside those of pyautoattack."""
 
 import json
+from itertools import product
 
 import pytest
 
+from robust_clip.attacks import VERSIONS
 from robust_clip.cli import main
+from robust_clip.cli.comparison_table import PACKAGES, Outcome, format_comparison
 
 pytest.importorskip("pyautoattack")
 
@@ -35,7 +38,7 @@ def test_each_package_gets_what_its_own_attacks_left(arguments, tmp_path, capsys
             assert outcome["backward_passes"] <= outcome["forward_passes"]
             left = len(outcome["standing"])
     table = capsys.readouterr().out
-    assert table.startswith(f"{found['model']} ({found['revision'].split(':')[1][:8]}), {found['dataset']}, ")
+    assert table.startswith(f"{found['model']} (memory {found['revision'].split(':')[1][:8]}), {found['dataset']}, ")
     assert table.count("| in a row | all | ") == 2
     (version,) = {outcome["version"] for outcome in found["outcomes"]}
     assert table.endswith(f" times in CPU seconds. Measured by robust-clip {version}.\n")
@@ -58,12 +61,21 @@ def test_a_comparison_goes_on_and_mixes_with_no_other(arguments, tmp_path, capsy
     assert "seed 0 there and 1 here" in capsys.readouterr().err
 
 
+def test_attacks_that_took_no_time_have_a_table():
+    identity = {"model": "m", "revision": "a", "dataset": "d", "threat_model": "linf 4/255", "n": 1, "right_clean": 1}
+    identity |= {"seed": 0, "batch_size": 1, "threads": 1}
+    runs = product(map(str, VERSIONS["standard"]), PACKAGES)
+    outcomes = [Outcome("in a row", run, package, 0, [], 0.0, 0.0, 0, 0) for run, package in runs]
+    assert "0 and 0 images stand in the end; theirs took 0.00 times" in format_comparison(identity, outcomes)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--model", "nano_clip"], "give what to compare on, --model and --datasets"),
         (["--model", "nano_clip", "--datasets", "digits", "--into", "page.md"], "--into takes the tables of --render"),
         (["--render", "nowhere", "--out", "more.json"], "leave --model, --datasets and --out out"),
+        (["--model", "nano_clip", "--datasets", "digits", "--epsilon", "0"], "linf 0 leaves every image as it is"),
         (["--render", "nowhere"], "nowhere has no JSON files; measure with robust-clip compare --out"),
     ],
 )

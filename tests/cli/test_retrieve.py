@@ -52,8 +52,13 @@ def test_a_line_for_each_mode(command):
     assert all("pgd+leaf-gallery linf 12/255  16      20" in line for line in lines)
 
 
+def test_a_radius_that_changes_nothing_is_refused(command):
+    code, _, complaint = command("--attack", "image", "--epsilon", "0")
+    assert (code, "linf 0 leaves every image as it is" in complaint) == (2, True)
+
+
 def test_a_model_that_is_not_there_is_refused_before_data_are_read(command, monkeypatch):
-    monkeypatch.setattr(retrieve, "load_image_dataset", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr(retrieve, "load_image_datasets", lambda *_, **__: pytest.fail("data were read"))
     code, _, complaint = command("--model", "./nowhere")
     assert (code, "No checkpoint './nowhere': no such folder" in complaint) == (2, True)
 

@@ -107,8 +107,8 @@ def test_presets_are_adapted_where_they_can_be():
     image, text, both = get_protocols("mmcoa_leaf", objective=("tecoa", "TeCoA()"))
     assert (image.attack_names, text.objective) == (("1-pgd-objective",), None)
     assert (both.name, both.objective) == ("mmcoa_both_leaf_objective_tecoa", "TeCoA()")
-    for name in ("clean", "square", "apgd_t", "cw_l2", "mmcoa_text"):
-        with pytest.raises(ValueError, match="no attack of protocol|unknown protocol 'mmcoa_text'"):
+    for name in ("clean", "square", "apgd_t", "cw_l2"):
+        with pytest.raises(ValueError, match="no attack of protocol"):
             get_protocols(name, objective=("tecoa", "TeCoA()"))
 
 

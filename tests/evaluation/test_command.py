@@ -1,6 +1,7 @@
 """`robust-clip evaluate`, in one process and without a network."""
 
 import json
+import shutil
 
 import pytest
 
@@ -34,6 +35,13 @@ def test_records_are_refused_before_any_work_and_resumed(command, capsys, tmp_pa
             command(*arguments)
     command(*arguments, "--resume")
     assert capsys.readouterr().out == first
+
+
+def test_data_sets_of_one_name_are_refused_before_any_work(command, coloured_folder, tmp_path, monkeypatch):
+    twin = shutil.copytree(coloured_folder, tmp_path / coloured_folder.name)
+    monkeypatch.setattr(evaluate, "load_checkpoint", None)
+    with pytest.raises(ValueError, match=f"{twin} are both called {twin.name}, by which records tell them apart"):
+        command("--datasets", f"{coloured_folder},{twin}")
 
 
 def test_what_presets_share_is_measured_once(command, capsys, tmp_path):
@@ -72,7 +80,7 @@ def test_mistakes_are_answered_before_the_model_is_loaded(command, arguments, me
 
 
 def test_a_model_that_is_not_there_is_refused_before_data_are_read(command, monkeypatch):
-    monkeypatch.setattr(evaluate, "load_image_dataset", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr(evaluate, "load_image_datasets", lambda *_, **__: pytest.fail("data were read"))
     with pytest.raises(ValueError, match=r"No checkpoint 'nano_clipp': no such folder. Did you mean nano_clip\?"):
         command("--model", "nano_clipp")
 

@@ -12,7 +12,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from robust_clip.attacks import APGD, PGD, AttackRun, CarliniWagner, Square
+from robust_clip.attacks import APGD, PGD, AttackRun, AutoAttack, CarliniWagner, Square
 from robust_clip.data import ImageDataset
 from robust_clip.evaluation import Protocol, Row, Sample, evaluate_robustness, get_protocol
 from robust_clip.threat_model import ThreatModel
@@ -48,7 +48,7 @@ def test_every_outcome_occurs(whole, images, two_attacks):
 def test_a_row_says_what_was_measured(model, tokenizer, images, two_attacks):
     protocol = replace(two_attacks, samples=2)
     row = evaluate_robustness(model, tokenizer, images, protocol, seed=3, revision="abc")
-    assert row.model == {"id": "trained_clip", "revision": "abc"}
+    assert (row.model["id"], row.model["revision"]) == ("trained_clip", "abc")
     assert (row.dataset["name"], row.dataset["split"], row.dataset["revision"]) == (
         images.name,
         "test",
@@ -87,10 +87,10 @@ def test_two_processes_change_nothing(trained_checkpoint, faint_folder, two_atta
     assert [Row.read(tmp_path / "two" / f"row{rank}.json") for rank in "01"] == [whole[0], whole[0]]
 
 
-def test_a_folder_that_cannot_be_written_stops_it_before_any_work(model, images, tmp_path):
+def test_a_folder_that_cannot_be_written_stops_it_before_any_work(model, tokenizer, images, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="give another directory"):
-        evaluate_robustness(model, None, images, get_protocol("clean"), records_dir=tmp_path / "file")
+        evaluate_robustness(model, tokenizer, images, get_protocol("clean"), records_dir=tmp_path / "file")
 
 
 def test_clean_means_no_robust_accuracy(model, tokenizer, images, whole):
@@ -191,6 +191,14 @@ def test_few_classes_are_recorded(model, tokenizer, images):
     assert row.attacks == ["1-apgd-dlr", "2-pgd-cross_entropy"]
     assert row.substituted == ["apgd_t-dlr: without targets, since there are 3 classes"]
     assert len(row.protocol["attacks"]) == 2
+
+
+def test_what_an_ensemble_does_without_on_few_classes_is_recorded(model, tokenizer, images):
+    runs = AttackRun(APGD(steps=2), "dlr"), AttackRun(APGD(steps=2, targets=9), "dlr")
+    ensemble = AttackRun(AutoAttack(version="custom", runs=runs))
+    protocol = Protocol("whole", 1, (ensemble,), ThreatModel("linf", "8/255"))
+    row = evaluate_robustness(model, tokenizer, images, protocol)
+    assert row.substituted == [f"{ensemble}: apgd_t-dlr: without targets, since there are 3 classes"]
 
 
 def test_two_classes_are_few(model, tokenizer):

@@ -102,6 +102,20 @@ def test_records_are_of_one_model(model, tokenizer, images, tmp_path):
         evaluate_robustness(model, tokenizer, images, get_protocol("clean"), records_dir=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("image_mean", [0.5] * 3), ("vision_config.hidden_act", "gelu")], ids=["mean", "activation"]
+)
+def test_records_are_of_one_way_to_run_the_weights(model, tokenizer, images, tmp_path, field, value):
+    """The same file of weights gives other numbers under another configuration."""
+    how = {"records_dir": tmp_path, "revision": "sha256:a"}
+    evaluate_robustness(model, tokenizer, images, get_protocol("clean"), **how)
+    tower, _, name = field.rpartition(".")
+    setattr(getattr(model.config, tower) if tower else model.config, name, value)
+    leaf = field.replace("_config", "")
+    with pytest.raises(ValueError, match=rf"holds another evaluation: model.settings.{leaf} is .* there and .* here"):
+        evaluate_robustness(model, tokenizer, images, get_protocol("clean"), **how, resume=True)
+
+
 def test_a_finished_row_gets_the_battery_that_it_lacks(model, tokenizer, images, tmp_path, monkeypatch, folder_of):
     few = Protocol("few", 1, (AttackRun(PGD(steps=1, step_size="0.1/255")),), ThreatModel("linf", "24/255"))
 

@@ -1,10 +1,13 @@
 """A revision names the weights that were measured, on disk or in memory."""
 
+import copy
 import hashlib
 
 import torch
 
+from robust_clip.adaptation import LoRA
 from robust_clip.evaluation import checkpoint_revision, weights_revision
+from robust_clip.evaluation.revision import describe_model
 
 
 def test_a_directory_has_the_digest_of_its_file(model, trained_checkpoint):
@@ -32,6 +35,15 @@ def test_weights_in_memory_change_with_any_of_them(model):
     with torch.no_grad():
         model.logit_scale.mul_(1 + 1e-6)
     assert weights_revision(model) != before
+
+
+def test_the_scale_of_an_adapter_is_no_weight_and_is_told(tokenizer, model):
+    told = []
+    for lora_alpha in (4, 8):
+        adapted = LoRA(r=2, lora_alpha=lora_alpha).apply(copy.deepcopy(model))
+        told.append(describe_model(adapted, tokenizer)["settings"]["adapter_scales"])
+    assert [scale for ((_, scale),) in told] == [2, 4]
+    assert "adapter_scales" not in describe_model(model, tokenizer)["settings"]
 
 
 def test_half_precision_weights_have_a_revision(model):

@@ -165,6 +165,23 @@ def test_protocols_stand_side_by_side_where_all_but_their_attacks_is_alike(count
     assert (dataset, model, images) == ("mnist, linf 1/255", "a", "100")
     assert [cell.value for cell in cells] == ["80.0", "40.0", "40.0", "40.0", "40.0"]
     assert protocol_tables([by("pgd20")]) == []
+    assert protocol_tables([by("pgd20"), by("cw", samples=100, sample_choice="robustbench")]) == []
+
+
+@pytest.mark.parametrize("field", ["revision", "prompts"])
+def test_protocols_on_one_line_are_of_one_data_set(counted, field):
+    row = counted("a", "mnist", "1/255", clean=80, robust=40)
+    pgd, cw = (replace(row, protocol=get_protocol(name, epsilon="1/255").as_dict()) for name in ("pgd20", "cw"))
+    with pytest.raises(ValueError, match=r"mnist stands for two data sets.*another"):
+        protocol_tables([pgd, replace(cw, dataset=cw.dataset | {field: "another"})])
+
+
+def test_a_name_stands_for_one_way_to_run_its_weights(row):
+    """Rows from before settings were recorded tell no difference."""
+    gelu, quick = (row(model=row().model | {"settings": {"hidden_act": name}}) for name in ("gelu", "quick_gelu"))
+    group_rows([row(), gelu, row()])
+    with pytest.raises(ValueError, match=r"two models in these rows, whose settings.hidden_act is 'gelu' there"):
+        group_rows([row(), gelu, quick])
 
 
 def test_defences_with_other_parameters_are_not_compared(row):
