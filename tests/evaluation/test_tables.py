@@ -75,7 +75,8 @@ def test_a_cell_has_one_row(rows):
 
 def test_a_name_stands_for_one_model(rows):
     other = replace(rows[1], model=rows[1].model | {"revision": "sha256:other"})
-    with pytest.raises(ValueError, match=f"two models in these rows, {rows[0].model['revision']} and sha256:other"):
+    told = f"two models in these rows, whose revision is '{rows[0].model['revision']}' there and 'sha256:other' here"
+    with pytest.raises(ValueError, match=told):
         markdown_table([rows[0], other])
 
 
