@@ -52,6 +52,7 @@ class BERTAttack(WordSubstitution):
     """
 
     short_name: ClassVar[str] = "bert_attack"
+    files: ClassVar[tuple[str, ...]] = ("masked_lm",)
 
     masked_lm: str = "bert-base-uncased"
     k: int = 10

@@ -66,6 +66,8 @@ class CharacterAttack(TextAttack):
         ValueError: If a count is not a positive integer, or there is no character or no word.
     """
 
+    files: ClassVar[tuple[str, ...]] = ("dictionary",)
+
     distance: Distance = "l2"
     edits: int = 1
     positions: int = 20

@@ -3,8 +3,9 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, cast, get_args
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -108,6 +109,7 @@ class TextAttack(ABC):
     Attributes:
         paper: Where the search comes from.
         short_name: What records call it.
+        files: Fields that may name a file or a folder.
 
     Raises:
         ValueError: If the distance is unknown.
@@ -115,6 +117,7 @@ class TextAttack(ABC):
 
     paper: ClassVar[Paper]
     short_name: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
 
     distance: Distance = "kl"
 
@@ -123,6 +126,12 @@ class TextAttack(ABC):
         if self.distance not in get_args(Distance):
             known = ", ".join(get_args(Distance))
             raise ValueError(f"unknown distance {self.distance!r}, known: {known}")
+
+    def parameters(self) -> dict[str, Any]:
+        """What a row says of the fields, in the types of JSON: of a file or a folder its name and a digest."""
+        found = asdict(self).items()
+        told: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in found}
+        return told | {name: _name_file(told[name]) for name in self.files if isinstance(told[name], str)}
 
     def __call__(
         self, encode: Encode, texts: Sequence[str], *, seed: int = 0, score: Score | None = None
@@ -234,3 +243,14 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": _squared_distance,
     "cosine": _cosine_distance,
 }
+
+
+def _name_file(name: str) -> str:
+    """The last part of a path, since where it stood is nobody's business, with a digest; a Hub id as it is."""
+    path = Path(name)
+    if not path.exists():
+        return name
+    weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
+    files = [*weights, *sorted([*path.glob("*.json"), *path.glob("*.txt")])] if path.is_dir() else [path]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+    return f"{path.resolve().name} (sha256:{digest.hexdigest()[:16]})"

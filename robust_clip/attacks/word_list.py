@@ -29,6 +29,7 @@ class WordList(WordSubstitution):
     """
 
     short_name: ClassVar[str] = "word_list"
+    files: ClassVar[tuple[str, ...]] = ("candidates",)
 
     candidates: str | tuple[str, ...] | None = None
     k: int | None = None

@@ -214,10 +214,9 @@ class Protocol:
 
     def as_dict(self) -> dict[str, Any]:
         """What a row says about the protocol, in the types of JSON; what most protocols lack is left out."""
-        text: Any = self.text_attack
         rare: dict[str, Any] = {}
-        if text:
-            rare["text_attack"] = {"attack": type(text).__name__, "parameters": asdict(text)}
+        if text := self.text_attack:
+            rare["text_attack"] = {"attack": type(text).__name__, "parameters": text.parameters()}
         if self.resolution == "listed":
             rare["native_datasets"] = list(self.native_datasets)
         if self.temperature is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from robust_clip.attacks import text as text_module
+from robust_clip.attacks.bert_attack import BERTAttack
 from robust_clip.attacks.character import LEAF, Charmer
 from robust_clip.attacks.text import DISTANCES, TextAttack, TextProblem
 from robust_clip.attacks.text_registry import TEXT_ATTACKS
@@ -215,6 +216,35 @@ def test_bad_encoders_and_scores_are_refused():
         LEAF()(encode, ["a dog"], score=lambda features, owner: features)
     with pytest.raises(FloatingPointError, match="score of '.*' is not finite"):
         LEAF()(lambda texts: encode(texts) / 0, ["a dog"])
+
+
+@pytest.mark.parametrize(
+    ("attack", "field"),
+    [(BERTAttack, "masked_lm"), (WordList, "candidates"), (LEAF, "dictionary"), (Charmer, "dictionary")],
+)
+def test_records_name_a_file_by_its_content_and_not_by_where_it_stood(attack, field, tmp_path):
+    told = []
+    for folder, content in [("a", "cat\ndog"), ("b", "cat\ndog"), ("c", "cat\nfox")]:
+        (tmp_path / folder / "words").mkdir(parents=True)
+        path = tmp_path / folder / "words"
+        if field == "masked_lm":
+            (path / "model.safetensors").write_text(content)
+        else:
+            path = path / "words"
+            path.write_text(content)
+        told.append(attack(**{field: str(path)}).parameters()[field])
+    assert told[0] == told[1] != told[2]
+    assert all(name.startswith("words (sha256:") for name in told)
+
+
+def test_records_have_other_parameters_as_they_are():
+    assert BERTAttack(masked_lm="my/bert").parameters()["masked_lm"] == "my/bert"
+    assert WordList(candidates=("cat", "dog"), k=1).parameters() == {
+        "distance": "kl",
+        "words": 1,
+        "candidates": ["cat", "dog"],
+        "k": 1,
+    }
 
 
 def test_unknown_distance_is_refused():
