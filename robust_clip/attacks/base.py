@@ -67,12 +67,16 @@ class Problem:
         parts = [self._mean_gradient(adversarial[rows], self.loss[rows]) for rows in self.batches()]
         gradient, outputs, losses = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         finite = gradient.flatten(1).isfinite().all(dim=1) & losses.isfinite()
+        self.require_finite(finite, f"the loss or its gradient is not finite at step {step}")
+        return gradient, outputs, losses
+
+    def require_finite(self, finite: Tensor, complaint: str) -> None:
+        """Raise a FloatingPointError for samples that are not `finite`, `(B,)`: no comparison with them would hold."""
         if not finite.all():
             raise FloatingPointError(
-                f"the loss or its gradient is not finite at step {step} for the samples at positions "
-                f"{self.positions[~finite].tolist()} of the batch; look at the model's outputs there, in float32"
+                f"{complaint} for the samples at positions {self.positions[~finite].tolist()} of the batch; look at "
+                "the model's outputs there, in float32"
             )
-        return gradient, outputs, losses
 
     def outputs(self, adversarial: Tensor) -> Tensor:
         """What `forward` gives for all samples, without gradient, in batches; averaged over `eot_samples`."""

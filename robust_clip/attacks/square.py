@@ -224,12 +224,7 @@ def uniform(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Te
 def _judge(problem: Problem, images: Tensor, query: int) -> tuple[Tensor, Tensor]:
     """Losses `(B,)` and who is fooled, twice over, `(B,)`: nobody by a loss without labels."""
     losses, fooled = problem.judge(images)
-    finite = losses.isfinite()
-    if not finite.all():  # no comparison with it would ever hold, and the search would stand still
-        raise FloatingPointError(
-            f"the loss is not finite at query {query} for the samples at positions "
-            f"{problem.positions[~finite].tolist()} of the batch; look at the model's outputs there, in float32"
-        )
+    problem.require_finite(losses.isfinite(), f"the loss is not finite at query {query}")
     return losses, torch.zeros_like(losses, dtype=torch.bool) if fooled is None else fooled
 
 
