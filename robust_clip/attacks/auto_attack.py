@@ -150,7 +150,8 @@ def fit_to_classes(runs: Sequence[AttackRun], n_classes: int) -> tuple[tuple[Att
         if isinstance(run.attack, AutoAttack):
             components, inner = fit_to_classes(run.attack.components, n_classes)
             notes += [f"{run}: {note}" for note in inner]
-            fitted.append(replace(run, attack=AutoAttack(version="custom", runs=components)) if inner else run)
+            attack = AutoAttack(version="custom", runs=components) if inner and components else run.attack
+            fitted += [replace(run, attack=attack)] if components else []
             continue
         smaller, note = _fit(run, n_classes)
         if note:

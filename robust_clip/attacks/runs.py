@@ -95,5 +95,8 @@ class AttackRun:
     def as_dict(self) -> dict[str, Any]:
         """What a row says about this attack."""
         attack: Any = self.attack
-        told = {"attack": type(attack).__name__, "loss": self.loss, "parameters": asdict(attack)}
+        parameters = asdict(attack)
+        if "runs" in parameters:  # of an ensemble
+            parameters["runs"] = [run.as_dict() for run in attack.runs]
+        told = {"attack": type(attack).__name__, "loss": self.loss, "parameters": parameters}
         return told | ({"eot_samples": self.eot_samples} if self.eot_samples > 1 else {})

@@ -70,7 +70,7 @@ def load_image_dataset(
 
 
 def load_image_datasets(names_or_paths: Iterable[str], split: str, root: str | None) -> list[ImageDataset]:
-    """Loads several, each that is given twice once.
+    """Loads several, and one that is given twice, by whatever name, once.
 
     Raises:
         ValueError: If two have one name, by which records tell them apart; or as `load_image_dataset`.
@@ -78,12 +78,13 @@ def load_image_datasets(names_or_paths: Iterable[str], split: str, root: str | N
     datasets = {given: load_image_dataset(given, split, root=root) for given in dict.fromkeys(names_or_paths)}
     first: dict[str, str] = {}
     for given, dataset in datasets.items():
-        if (other := first.setdefault(dataset.name, given)) != given:
+        other = first.setdefault(dataset.name, given)
+        if other != given and dataset.revision != datasets[other].revision:
             raise ValueError(
                 f"{other} and {given} are both called {dataset.name}, by which records tell them apart: measure one "
                 "at a time, into records of its own, or rename a folder"
             )
-    return list(datasets.values())
+    return [datasets[given] for given in first.values()]
 
 
 def load_row(

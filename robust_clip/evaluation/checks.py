@@ -2,8 +2,8 @@
 
 A check returns a sentence for what it found wrong, or None. What must never happen is counted. A share that may be
 small is too large only if its whole 95 % Wilson interval is: of few images, one is a large share. `quick_checks` cost
-a few passes over a few images and are part of every evaluation; `battery` attacks these images again and again and is
-asked for.
+a few passes over a few images and are part of every evaluation that attacks; `battery` attacks these images again and
+again and is asked for.
 
 Sources: the checks of AutoAttack (https://huggingface.co/papers/2003.01690) but for its search for optimisation at
 test time, which here is named by whom it concerns (`test_time_defence`); those of Carlini et al., "On Evaluating

@@ -73,7 +73,7 @@ def evaluate_robustness(
         inner_problem: For a protocol whose attacks climb an objective: makes, of class names and templates, a
             function that gives what they see and climb, of clean pixels and labels.
         thorough: Whether the whole battery of sanity checks is run, which attacks a few images many times over; a
-            short form is run in any case. What they find stands in the row, also in a finished one that is resumed.
+            short form is run wherever there are attacks. What they find stands in the row, also in a finished one.
         examples: Broken images, and attacked prompts, that are kept with the records, for reports to show.
 
     Returns:

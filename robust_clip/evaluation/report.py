@@ -124,8 +124,8 @@ def render_report(records: Sequence[Record], kind: str) -> str:
             `.md`: the same in Markdown, without plots and images.
 
     Raises:
-        ValueError: If rows contradict each other, see `group_rows` and `make_table`, or samples or images that were
-            kept do not fit their row.
+        ValueError: If rows contradict each other, see `group_rows`, `make_table` and `protocol_tables`, or samples or
+            images that were kept do not fit their row.
     """
     html = kind == ".html"
     settings: dict[str, Any] = {"autoescape": True} if html else {"finalize": markdown_text}

@@ -84,16 +84,21 @@ def _settings(model: RobustCLIPModel, tokenizer: Any) -> dict[str, Any]:
         name: {key: getattr(tower, key) for key in ("hidden_act", "layer_norm_eps", "num_attention_heads")}
         for name, tower in (("vision", config.vision_config), ("text", config.text_config))
     }
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
     found = towers | {
         "eos_token_id": config.text_config.eos_token_id,
         "image_mean": list(config.image_mean),
         "image_std": list(config.image_std),
-        "vocabulary": f"sha256:{hashlib.sha256(vocabulary).hexdigest()}",
+        "vocabulary": _digest(sorted(tokenizer.get_vocab().items())),
     }
     scales = (getattr(module, "scaling", {}) for module in model.modules() if isinstance(module, BaseTunerLayer))
     adapters = sorted({(name, scale) for each in scales for name, scale in each.items()})
-    return found | ({"adapter_scales": [list(pair) for pair in adapters]} if adapters else {})
+    found |= {"adapter_scales": [list(pair) for pair in adapters]} if adapters else {}
+    return found | ({"prompts": _digest(config.prompts)} if getattr(config, "prompts", None) else {})
+
+
+def _digest(value: Any) -> str:
+    """Of what is too long to stand in a row."""
+    return f"sha256:{hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}"
 
 
 def readable_id(model: RobustCLIPModel) -> str:

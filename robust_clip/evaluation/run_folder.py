@@ -78,6 +78,8 @@ class RunFolder(ABC, Generic[RowType]):
         version, begun = library_versions()[OURS], self._has_results()
         if begun:
             found = json.loads((self._row if self._row.exists() else self._identity).read_text())
+            if "settings" not in found["model"]:  # of before these were recorded
+                found["model"]["settings"] = identity["model"].get("settings")
             if unlike := "; ".join(differences(found, identity)):
                 raise ValueError(f"{self.folder} holds another {self.measured}: {unlike}. Give another directory")
             if self._row.exists():

@@ -136,13 +136,10 @@ def protocol_tables(rows: Iterable[Row]) -> list[Table]:
         ValueError: If one name stands for several data sets or class prompts.
     """
     alike: dict[str, dict[tuple[str, str, int], dict[str, Row]]] = defaultdict(lambda: defaultdict(dict))
-    sources: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
     for row in rows:
         if row.threat_model and not row.protocol.get("text_attack"):
             about = f"{row.dataset['name']}, {row.threat_model}", row.model["id"], row.n
-            how = _how(row, by_list=False)
-            _require_one_source(sources[how], row.dataset["name"], row)
-            measured = alike[how][about]
+            measured = alike[_how(row, by_list=False)][about]
             measured.setdefault(f"{row.protocol['name']} v{row.protocol['version']}", row)
     order: dict[str, int] = {}
     for place, protocol in enumerate(chain.from_iterable(PRESETS.values())):
@@ -153,6 +150,9 @@ def protocol_tables(rows: Iterable[Row]) -> list[Table]:
         names = {name for found in kept.values() for name in found}
         if not kept:
             continue
+        sources: dict[str, tuple[str, str]] = {}
+        for row in chain.from_iterable(found.values() for found in kept.values()):
+            _require_one_source(sources, row.dataset["name"], row)
         columns = sorted(names, key=lambda name: (order.get(name, len(order)), name))
         tables.append(Table(f"Protocols side by side, {how}", ("clean", *columns), _protocol_lines(kept, columns), ()))
     return tables

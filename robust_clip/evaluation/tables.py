@@ -41,7 +41,7 @@ def markdown_table(rows: Iterable[Row]) -> str:
 
     Raises:
         ValueError: If the rows come from several protocols or seeds, which one table must not mix, if one name stands
-            for several revisions of a model or a data set, or if two rows want the same cell.
+            for several revisions or settings of a model, or data sets, or if two rows want the same cell.
     """
     groups = group_rows(rows)
     if len(groups) != 1:

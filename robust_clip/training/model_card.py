@@ -13,6 +13,7 @@ from robust_clip.attacks.text_registry import TEXT_ATTACKS
 from robust_clip.data import DATASETS
 from robust_clip.evaluation import Row, checkpoint_revision, plot_accuracy, weights_revision
 from robust_clip.evaluation.records import write_json
+from robust_clip.evaluation.run_folder import differences
 from robust_clip.hub import DataFacts, ModelFolder, Origin, read_cost, render_card
 from robust_clip.hub.card import BASE_IDENTITY
 from robust_clip.hub.cost import Cost, train_seconds
@@ -174,6 +175,9 @@ def rows_of_folder(folder: str | Path, rows: Sequence[Row], title: str) -> tuple
     A row belongs to the weights if their digest, on disk or in memory, is its revision. A row that was measured after
     a push has a commit for that, and belongs to them if it has their title. Digests in memory of adapters and prompts
     cover the base too; there the folder's own name decides.
+
+    Raises:
+        ValueError: If the weights were run in several ways.
     """
     path = Path(folder)
     found = ModelFolder.read(path)
@@ -193,6 +197,9 @@ def rows_of_folder(folder: str | Path, rows: Sequence[Row], title: str) -> tuple
         return name == title and ":" not in revision
 
     own = [row for row in rows if ours(row)]
+    told = [row.model["settings"] for row in own if "settings" in row.model]  # which older rows lack
+    if unlike := "; ".join(dict.fromkeys(leaf for each in told for leaf in differences(told[0], each, "settings"))):
+        raise ValueError(f"{path} has rows of its weights run in two ways, whose {unlike}; leave those of one out")
     return own, [row for row in rows if not ours(row)]
 
 

@@ -201,8 +201,7 @@ def training_record(
         }
         record |= {"attack": type(attack).__name__, "attack parameters": parameters, "threat model": str(threat_model)}
     if text_attack is not None:
-        told: Any = asdict(text_attack)
-        record |= {"text attack": type(text_attack).__name__, "text attack parameters": told}
+        record |= {"text attack": type(text_attack).__name__, "text attack parameters": text_attack.parameters()}
     if train_dataset is not None:
         record |= data_record(train_dataset)
     return record

@@ -1,9 +1,18 @@
 """An attack and the loss it climbs, aimed at a victim."""
 
+import json
+
 import pytest
 import torch
 
-from robust_clip.attacks import DLR, PGD, AttackRun, CrossEntropy, EmbeddingDistance, Victim
+from robust_clip.attacks import DLR, PGD, AttackRun, AutoAttack, CrossEntropy, EmbeddingDistance, Victim
+
+
+def test_a_row_names_the_attacks_of_an_ensemble():
+    parts = AttackRun(PGD(), "margin"), AttackRun(PGD(steps=3), eot_samples=2)
+    told = AttackRun(AutoAttack(version="custom", runs=parts)).as_dict()
+    assert json.loads(json.dumps(told)) == told
+    assert told["parameters"] == {"version": "custom", "runs": [part.as_dict() for part in parts]}
 
 
 @pytest.mark.parametrize("loss", ["hinge", "CrossEntropy", ""])

@@ -93,6 +93,16 @@ def test_rows_are_known_by_their_revision(
     assert not (folder / "README.md").exists()
 
 
+def test_rows_of_weights_that_were_run_in_two_ways_make_no_card(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rows_of(checkpoint_revision(str(folder), None))  # type: ignore[arg-type]
+    told = zip(found, ("gelu", "quick_gelu"), strict=False)
+    write([replace(row, model=row.model | {"settings": {"hidden_act": act}}) for row, act in told], folder / "records")
+    assert main(["card", str(folder), "--stdout"]) == 2
+    assert "run in two ways, whose settings.hidden_act is " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["adapter", "prompts"])
 def test_rows_of_an_adapter_and_of_prompts(
     kind: str, tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]

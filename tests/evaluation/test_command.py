@@ -40,8 +40,16 @@ def test_records_are_refused_before_any_work_and_resumed(command, capsys, tmp_pa
 def test_data_sets_of_one_name_are_refused_before_any_work(command, coloured_folder, tmp_path, monkeypatch):
     twin = shutil.copytree(coloured_folder, tmp_path / coloured_folder.name)
     monkeypatch.setattr(evaluate, "load_checkpoint", None)
-    with pytest.raises(ValueError, match=f"{twin} are both called {twin.name}, by which records tell them apart"):
-        command("--datasets", f"{coloured_folder},{twin}")
+    other = shutil.copytree(coloured_folder, tmp_path / "other" / twin.name)
+    shutil.copy(coloured_folder / "train.parquet", other / "test.parquet")
+    with pytest.raises(ValueError, match=f"{other} are both called {twin.name}, by which records tell them apart"):
+        command("--datasets", f"{coloured_folder},{other}")
+
+
+def test_a_data_set_by_two_names_is_measured_once(command, coloured_folder, tmp_path, capsys):
+    twin = shutil.copytree(coloured_folder, tmp_path / coloured_folder.name)
+    command("--datasets", f"{coloured_folder},{twin}", "--protocol", "clean", "--format", "json")
+    assert len(json.loads(capsys.readouterr().out)) == 1
 
 
 def test_what_presets_share_is_measured_once(command, capsys, tmp_path):

@@ -12,7 +12,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from robust_clip.attacks import APGD, PGD, AttackRun, AutoAttack, CarliniWagner, Square
+from robust_clip.attacks import APGD, PGD, AttackRun, AutoAttack, CarliniWagner, Square, fit_to_classes
 from robust_clip.data import ImageDataset
 from robust_clip.evaluation import Protocol, Row, Sample, evaluate_robustness, get_protocol
 from robust_clip.threat_model import ThreatModel
@@ -199,6 +199,13 @@ def test_what_an_ensemble_does_without_on_few_classes_is_recorded(model, tokeniz
     protocol = Protocol("whole", 1, (ensemble,), ThreatModel("linf", "8/255"))
     row = evaluate_robustness(model, tokenizer, images, protocol)
     assert row.substituted == [f"{ensemble}: apgd_t-dlr: without targets, since there are 3 classes"]
+
+
+def test_an_ensemble_of_which_nothing_can_be_run_is_left_out():
+    only = AttackRun(AutoAttack(version="custom", runs=(AttackRun(APGD(targets=9), "dlr"),)))
+    runs, notes = fit_to_classes([only, AttackRun(PGD())], 1)
+    assert runs == (AttackRun(PGD()),)
+    assert notes == [f"{only}: apgd_t-dlr: left out, since there are 1 classes"]
 
 
 def test_two_classes_are_few(model, tokenizer):

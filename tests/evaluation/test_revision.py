@@ -8,6 +8,7 @@ import torch
 from robust_clip.adaptation import LoRA
 from robust_clip.evaluation import checkpoint_revision, weights_revision
 from robust_clip.evaluation.revision import describe_model
+from robust_clip.models import PromptedCLIPModel, PromptSizes
 
 
 def test_a_directory_has_the_digest_of_its_file(model, trained_checkpoint):
@@ -44,6 +45,14 @@ def test_the_scale_of_an_adapter_is_no_weight_and_is_told(tokenizer, model):
         told.append(describe_model(adapted, tokenizer)["settings"]["adapter_scales"])
     assert [scale for ((_, scale),) in told] == [2, 4]
     assert "adapter_scales" not in describe_model(model, tokenizer)["settings"]
+
+
+def test_where_a_learned_context_puts_class_names_is_told(tokenizer, model):
+    places = (PromptSizes(context=2, class_position=place) for place in ("end", "middle"))
+    told = [describe_model(PromptedCLIPModel.around(copy.deepcopy(model), sizes), tokenizer) for sizes in places]
+    first, second = (each["settings"].pop("prompts") for each in told)
+    assert first != second
+    assert told[0]["settings"] == told[1]["settings"] == describe_model(model, tokenizer)["settings"]
 
 
 def test_half_precision_weights_have_a_revision(model):

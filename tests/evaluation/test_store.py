@@ -30,6 +30,16 @@ def test_parts_come_back_with_their_seconds(store):
     assert store.read_parts() == ([Sample(3), Sample(4, 0, 0), Sample(8, 1, 1)], 2.0)
 
 
+def test_records_from_before_settings_were_recorded_are_gone_on_from(store):
+    store.begin(IDENTITY, resume=False)
+    store.append([Sample(8, 1, 1)], seconds=1.5)
+    now = IDENTITY | {"model": IDENTITY["model"] | {"settings": {"hidden_act": "gelu"}}}
+    assert store.begin(now, resume=True) is None
+    later = now["model"] | {"settings": {"hidden_act": "quick_gelu"}}
+    with pytest.raises(ValueError, match="model.settings.hidden_act is 'gelu' there and 'quick_gelu' here"):
+        store.begin(now | {"model": later}, resume=True)
+
+
 def test_the_furthest_state_of_a_sample_counts(store):
     store.begin(IDENTITY, resume=False)
     store.append([Sample(8, 1, 1, 1, withstood=1), Sample(4, 1, 1, 1, withstood=1), Sample(7, 1, 0)], seconds=1.0)
