@@ -133,6 +133,10 @@ class TextAttack(ABC):
         told: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in found}
         return told | {name: _name_file(told[name]) for name in self.files if isinstance(told[name], str)}
 
+    def as_dict(self) -> dict[str, Any]:
+        """What a row says about this attack."""
+        return {"attack": type(self).__name__, "parameters": self.parameters()}
+
     def __call__(
         self, encode: Encode, texts: Sequence[str], *, seed: int = 0, score: Score | None = None
     ) -> list[str]:
@@ -252,5 +256,8 @@ def _name_file(name: str) -> str:
         return name
     weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     files = [*weights, *sorted([*path.glob("*.json"), *path.glob("*.txt")])] if path.is_dir() else [path]
-    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     return f"{path.resolve().name} (sha256:{digest.hexdigest()[:16]})"

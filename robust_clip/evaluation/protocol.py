@@ -215,8 +215,8 @@ class Protocol:
     def as_dict(self) -> dict[str, Any]:
         """What a row says about the protocol, in the types of JSON; what most protocols lack is left out."""
         rare: dict[str, Any] = {}
-        if text := self.text_attack:
-            rare["text_attack"] = {"attack": type(text).__name__, "parameters": text.parameters()}
+        if self.text_attack:
+            rare["text_attack"] = self.text_attack.as_dict()
         if self.resolution == "listed":
             rare["native_datasets"] = list(self.native_datasets)
         if self.temperature is not None:

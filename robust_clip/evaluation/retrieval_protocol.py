@@ -177,7 +177,7 @@ class RetrievalProtocol:
 def _describe(attack: Any) -> dict[str, Any]:
     """An attack and those within it, by name and parameters."""
     if isinstance(attack, TextAttack):
-        return {"attack": type(attack).__name__, "parameters": attack.parameters()}
+        return attack.as_dict()
     values = {field.name: getattr(attack, field.name) for field in fields(attack)}
     parameters = {
         name: _describe(value) if is_dataclass(value) else list(value) if isinstance(value, tuple) else value

@@ -90,9 +90,12 @@ def _settings(model: RobustCLIPModel, tokenizer: Any) -> dict[str, Any]:
         "image_std": list(config.image_std),
         "vocabulary": _digest(sorted(tokenizer.get_vocab().items())),
     }
-    scales = (getattr(module, "scaling", {}) for module in model.modules() if isinstance(module, BaseTunerLayer))
-    adapters = sorted({(name, scale) for each in scales for name, scale in each.items()})
+    layers = ((path, module) for path, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+    scales = [(path, *each) for path, module in layers for each in getattr(module, "scaling", {}).items()]
+    adapters = sorted({(name, scale) for _, name, scale in scales})
     found |= {"adapter_scales": [list(pair) for pair in adapters]} if adapters else {}
+    if len(adapters) > len({name for name, _ in adapters}):  # which layer has which is more than that list tells
+        found["adapter_scales_of_layers"] = _digest(sorted(scales))
     return found | ({"prompts": _digest(config.prompts)} if getattr(config, "prompts", None) else {})
 
 

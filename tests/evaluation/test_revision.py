@@ -4,6 +4,7 @@ import copy
 import hashlib
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from robust_clip.adaptation import LoRA
 from robust_clip.evaluation import checkpoint_revision, weights_revision
@@ -45,6 +46,18 @@ def test_the_scale_of_an_adapter_is_no_weight_and_is_told(tokenizer, model):
         told.append(describe_model(adapted, tokenizer)["settings"]["adapter_scales"])
     assert [scale for ((_, scale),) in told] == [2, 4]
     assert "adapter_scales" not in describe_model(model, tokenizer)["settings"]
+
+
+def test_which_layer_has_which_scale_is_told(tokenizer, model):
+    told = []
+    for strong in ("q_proj", "v_proj"):
+        adapted = LoRA(r=2, lora_alpha=2).apply(copy.deepcopy(model))
+        for name, module in adapted.named_modules():
+            if name.endswith(strong) and isinstance(module, BaseTunerLayer):
+                module.set_scale("default", 2)
+        told.append(describe_model(adapted, tokenizer)["settings"])
+    assert told[0]["adapter_scales"] == told[1]["adapter_scales"] == [["default", 1.0], ["default", 2.0]]
+    assert told[0]["adapter_scales_of_layers"] != told[1]["adapter_scales_of_layers"]
 
 
 def test_where_a_learned_context_puts_class_names_is_told(tokenizer, model):
