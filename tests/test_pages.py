@@ -55,6 +55,6 @@ def test_comparisons() -> None:
     assert between_markers(folder / "README.md") == read_comparisons(folder)
 
 
-@pytest.mark.parametrize("name", ["protocols", "test_time_defences"])
+@pytest.mark.parametrize("name", ["attacked_texts", "protocols", "test_time_defences"])
 def test_reports(name: str) -> None:
     assert (CARDS / name / "README.md").read_text() == render_report(read_records([CARDS / name]), ".md")
