@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from robust_clip.attacks.counts import check_counts
-from robust_clip.attacks.masked_lm import MaskedLM, load_masked_lm
+from robust_clip.attacks.masked_lm import MaskedLM, cached_commit, load_masked_lm
 from robust_clip.attacks.text import TextProblem
 from robust_clip.attacks.word_substitution import Place, Propose, WordSubstitution
 from robust_clip.attacks.words import STOP_WORDS
@@ -75,6 +75,11 @@ class BERTAttack(WordSubstitution):
     def require_packages(self) -> None:
         """Load the masked language model, or refuse to begin."""
         load_masked_lm(self.masked_lm)
+
+    def parameters(self) -> dict[str, Any]:
+        """As of every text attack; of a model of the Hub also the commit, once it is in the cache."""
+        commit = cached_commit(self.masked_lm)
+        return super().parameters() | ({"masked_lm": f"{self.masked_lm} ({commit[:16]})"} if commit else {})
 
     def source(self, problem: TextProblem) -> Propose:
         """Candidates by the masked language model, which reads each different sentence once, all in one pass."""

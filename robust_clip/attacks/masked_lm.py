@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from torch.nn import functional
+from transformers.utils.hub import extract_commit_hash
 
 # Sentences in one pass, as in the papers' code: its logits are (32, length, 30522).
 _BATCH = 32
@@ -139,3 +143,15 @@ def load_masked_lm(path: str) -> MaskedLM:
             f"--text_attack. ({error})"
         ) from error
     return MaskedLM(tokenizer, model)
+
+
+def cached_commit(path: str) -> str | None:
+    """Commit of a model of the Hub that lies in the cache; None of any other, or of a folder."""
+    if Path(path).exists():
+        return None
+    try:
+        config = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:
+        return None
+    commit: str | None = extract_commit_hash(config if isinstance(config, str) else None, None)
+    return commit

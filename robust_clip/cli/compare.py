@@ -21,10 +21,12 @@ from robust_clip.evaluation.cascade import Candidate, Cascade
 from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.records import OURS, latest, library_versions, write_json
+from robust_clip.evaluation.run_folder import advice, require_writable
 from robust_clip.models import load_checkpoint, require_checkpoint
 from robust_clip.threat_model import ThreatModel, format_size, require_radius
 
 from .comparison_table import PACKAGES, Outcome, format_comparison, read_comparisons
+from .recipe import commas
 from .report import deliver
 
 _THEIR_NAMES = {
@@ -145,7 +147,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give what to compare on, --model and --datasets, or --render FOLDER")
     if args.into:
         raise ValueError("--into takes the tables of --render; --out keeps what is measured now.")
+    if unknown := set(args.attacks or ()) - _THEIR_NAMES.keys():
+        raise ValueError(f"unknown attacks {', '.join(sorted(unknown))}, known: {', '.join(_THEIR_NAMES)}")
     require_batch_size(args.batch_size)
+    if args.out:
+        require_writable(Path(args.out).parent)
     for run in VERSIONS["standard"]:
         run.attack.require_packages()
     comparison, identity = _prepare(args)
@@ -162,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
             rows = standing[package] if plan == "in a row" else comparison.rows
             outcomes[key] = comparison.measure(plan, run, package, rows)
             if args.out:
-                write_json(args.out, identity | {"outcomes": [asdict(outcome) for outcome in outcomes.values()]})
+                with advice(args.out):
+                    write_json(args.out, identity | {"outcomes": [asdict(outcome) for outcome in outcomes.values()]})
         standing[package] = outcomes[key].standing
     print(format_comparison(identity, list(outcomes.values())))
     return 0
@@ -233,7 +240,8 @@ def add_parser(subparsers: Any) -> None:
     add("--epsilon", default="4/255", help="radius")
     add("--resolution", choices=("native", "model"), default="native", help="grid of the perturbation")
     add("--samples", type=int, default=500, help="images drawn from the split by the seed")
-    add("--attacks", nargs="+", choices=tuple(_THEIR_NAMES), help="only these, each alone; all in a row by default")
+    alone = f"only these, each alone: some of {', '.join(_THEIR_NAMES)}; all in a row by default"
+    add("--attacks", type=commas, help=alone)
     add("--seed", type=int, default=0, help="of the choice of images and of both packages")
     add("--batch_size", type=int, default=64, help="images in one forward pass, of both packages")
     add("--out", help="JSON file for the result, written after each attack; an unfinished comparison there goes on")

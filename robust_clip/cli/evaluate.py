@@ -16,7 +16,6 @@ from robust_clip.evaluation import (
     defence_cost,
     evaluate_robustness,
     get_protocols,
-    require_writable,
     with_test_time_defence,
 )
 from robust_clip.evaluation.bench import require_batch_size
@@ -24,6 +23,7 @@ from robust_clip.evaluation.evaluator import require_classes
 from robust_clip.evaluation.processes import process_state
 from robust_clip.evaluation.protocol import Precision, Resolution, Templates
 from robust_clip.evaluation.records import percent
+from robust_clip.evaluation.run_folder import require_records
 from robust_clip.models import (
     TEST_TIME_DEFENCES,
     TestTimeDefence,
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     for protocol in protocols:
         protocol.require_packages()
     require_batch_size(args.batch_size)
-    if args.records:
-        require_writable(args.records)
+    _require_use(args, protocols)
+    require_records(args.records, args.resume)
     names = [*args.datasets, *_suite(args.suite)]
     if not names:
         raise ValueError("give what to measure on: --datasets NAME,NAME or --suite NAME")
@@ -80,13 +80,22 @@ def run(args: argparse.Namespace) -> int:
             revision=revision,
             inner_problem=adapted if protocol.objective else None,
             thorough=args.checks,
-            examples=args.examples,
+            examples=4 if args.examples is None else args.examples,
         )
         for dataset, protocol in runs
     ]
     if state.is_main_process:
         print(json.dumps([asdict(row) for row in rows], indent=2) if args.format == "json" else format_table(rows))
     return 0
+
+
+def _require_use(args: argparse.Namespace, protocols: Sequence[Protocol]) -> None:
+    """Refuse options that would do nothing."""
+    if args.examples is not None and not args.records:
+        raise ValueError("--examples are kept with the records: give a folder for them as --records")
+    if args.checks and not any(protocol.attacks for protocol in protocols):
+        names = ", ".join(dict.fromkeys(protocol.name for protocol in protocols))
+        raise ValueError(f"--checks tries attacks on images, and {names} has none: leave it out")
 
 
 def _defence(args: argparse.Namespace) -> Defence | None:
@@ -190,7 +199,8 @@ def add_parser(subparsers: Any) -> None:
     add("--protocol", required=True, type=commas, help=f"one or several of {', '.join(PRESETS)}")
     add("--epsilon", type=commas, help="radii in place of the protocol's, such as 1/255,2/255,4/255")
     add("--norm", choices=get_args(Norm), help="of the ball, in place of the protocol's; needs --epsilon")
-    add("--attack_loss", choices=("objective",), help="climb a training objective's loss, where an attack can")
+    climbed = "climb a training objective's loss, where an attack can"
+    add("--attack_loss", "--attack.loss", choices=("objective",), help=climbed)
     add("--objective", help="that objective, as recipes write it: tecoa, or '{name: tima, ...}'")
     add("--teacher", help="checkpoint that the objective compares with, where it does")
     add("--test_time_defence", help="judge through it: one of ttc, r_tpt, or '{name: ttc, steps: 5, ...}'")
@@ -208,7 +218,7 @@ def add_parser(subparsers: Any) -> None:
     add("--num_workers", type=int, default=0, help="processes that decode images")
     add("--records", help="folder for rows and samples of this model; nothing is kept without it")
     add("--on_bad_image", choices=("raise", "skip"), default="raise", help="what to do with an unreadable image")
-    add("--examples", type=int, default=4, help="broken images and attacked prompts to keep with the records")
+    add("--examples", type=int, help="broken images and attacked prompts to keep with the records; 4 unless told")
     add("--checks", action="store_true", help="also try the first attack on images in many ways")
     add("--resume", action="store_true", help="go on from the records that are there")
     add("--format", choices=("text", "json"), default="text", help="what to print")

@@ -9,13 +9,15 @@ from typing import Any, get_args
 from robust_clip.attacks import ATTACKS, MULTIMODAL_ATTACKS, TEXT_ATTACKS, BERTAttack, TextAttack
 from robust_clip.attacks.character import CharacterAttack
 from robust_clip.data import load_image_datasets
-from robust_clip.evaluation import checkpoint_revision, require_writable
+from robust_clip.evaluation import checkpoint_revision
 from robust_clip.evaluation.processes import process_state
+from robust_clip.evaluation.protocol import Precision
 from robust_clip.evaluation.recall import CUTOFFS, DIRECTIONS
 from robust_clip.evaluation.records import percent
 from robust_clip.evaluation.retrieval import choose_pairs, evaluate_retrieval
 from robust_clip.evaluation.retrieval_protocol import Aim, Grid, RetrievalProtocol
 from robust_clip.evaluation.retrieval_records import RetrievalRow, RetrievalStore
+from robust_clip.evaluation.run_folder import require_records
 from robust_clip.models import load_checkpoint, packaged_checkpoint, require_checkpoint
 from robust_clip.threat_model import ThreatModel, require_radius
 
@@ -36,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Measures every data set, after all that can be refused beforehand has been looked at."""
     protocol = _protocol(args)
     protocol.require_packages()
-    if args.records:
-        require_writable(args.records)
+    require_records(args.records, args.resume)
     if not args.datasets:
         raise ValueError("give what to measure on: --datasets NAME,NAME")
     require_checkpoint(args.model)
@@ -95,6 +96,7 @@ def _protocol(args: argparse.Namespace) -> RetrievalProtocol:
         captions_per_image=args.captions_per_image,
         seed=args.seed,
         resolution=args.resolution,
+        precision=args.precision,
     )
 
 
@@ -194,6 +196,7 @@ def add_parser(subparsers: Any) -> None:
     add("--samples", type=int, help="images drawn from each split by the seed; all by default")
     add("--captions_per_image", type=int, help="only the first so many captions of an image; all by default")
     add("--resolution", choices=get_args(Grid), default="native", help="grid of the perturbation")
+    add("--precision", choices=get_args(Precision), default="fp32", help="number format")
     add("--seed", type=int, default=0, help="of the choice of images and of all attacks")
     add("--batch_size", type=int, default=32, help="most images in one forward pass, up to 32")
     add("--records", help="folder for rows and pairs of this model; nothing is kept without it")

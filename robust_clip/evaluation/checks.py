@@ -206,13 +206,13 @@ def batch_dependence(probe: Probe, run: AttackRun, threat_model: ThreatModel) ->
     return None
 
 
-def checked_samples(protocol: Protocol, samples: Sequence[Sample], undefended: bool) -> list[str]:
+def checked_samples(protocol: Protocol, samples: Sequence[Sample], hardened: bool) -> list[str]:
     """What the outcome itself gives away.
 
     Args:
         protocol: That was measured.
         samples: All of them, with what broke them.
-        undefended: Whether the model was never trained against attacks.
+        hardened: Whether the checkpoint has on record that it was trained against attacks.
     """
     findings = []
     blind = {name for name, run in zip(protocol.attack_names, protocol.stages, strict=True) if run and _black_box(run)}
@@ -223,10 +223,10 @@ def checked_samples(protocol: Protocol, samples: Sequence[Sample], undefended: b
     standing = sum(sample.robust for sample in samples)
     allowed = protocol.threat_model
     strong = allowed and allowed.norm == "linf" and allowed.epsilon >= 4 / 255
-    if undefended and strong and protocol.attacks and _beyond(standing, len(samples), 0.05):
+    if not hardened and strong and protocol.attacks and _beyond(standing, len(samples), 0.05):
         findings.append(
-            f"{standing} of {len(samples)} images stand at {allowed} although the model was not trained "
-            "against attacks: the attack may be too weak"
+            f"{standing} of {len(samples)} images stand at {allowed} although the checkpoint does not say that it was "
+            "trained against attacks: if it was not, the attack is too weak"
         )
     return findings
 

@@ -113,7 +113,7 @@ def evaluate_robustness(
                 progress.add(samples)
     journal.flush()
     samples = latest(known + gather_object(journal.samples))
-    findings += checked_samples(fitted, samples, undefended=not (model.config.robustness or {}).get("attack"))
+    findings += checked_samples(fitted, samples, hardened=bool((model.config.robustness or {}).get("attack")))
     seconds += sum(gather_object([journal.seconds]))
     row = Row.measured(identity, samples, seconds, findings, defence_cost.measure(bench, batch_size))
     return on_main(partial(_close, store, row, samples, by_battery))

@@ -43,7 +43,8 @@ class RunFolder(ABC, Generic[RowType]):
     part_files: ClassVar[str]
 
     def __init__(self, root: str | Path, dataset: str, split: str, protocol: Protocol | RetrievalProtocol) -> None:
-        self.folder = Path(root) / re.sub(r"[^\w.-]+", "_", f"{dataset}-{split}") / protocol.folder
+        self._root = Path(root)
+        self.folder = self._root / re.sub(r"[^\w.-]+", "_", f"{dataset}-{split}") / protocol.folder
         self._parts = self.folder / "parts"
         self._identity = self.folder / "identity.json"
         self._row = self.folder / self.row_file
@@ -70,11 +71,13 @@ class RunFolder(ABC, Generic[RowType]):
 
         Raises:
             ValueError: If there are results and `resume` is not set, if they are of another run, if parts of it were
-                measured by other code than this, or if the folder cannot be written.
+                measured by other code than this, if other rows in the root are of other weights of the same name, or
+                if the folder cannot be written.
         """
         require_writable(self.folder)
         if not resume:
             self.require_new()
+        self._require_same_weights(identity["model"])
         version, begun = library_versions()[OURS], self._has_results()
         if begun:
             found = json.loads((self._row if self._row.exists() else self._identity).read_text())
@@ -97,6 +100,19 @@ class RunFolder(ABC, Generic[RowType]):
             self._parts.mkdir(exist_ok=True)
             write_json(self._identity, identity | {_VERSION: version})
         return None
+
+    def _require_same_weights(self, model: dict[str, Any]) -> None:
+        """Refuse a root that has rows of weights which only their name has in common with these.
+
+        No report could tell the two apart.
+        """
+        for file in self._root.glob(f"*/*/{self.row_file}"):
+            found = json.loads(file.read_text())["model"]
+            if file != self._row and found["id"] == model["id"] and found["revision"] != model["revision"]:
+                raise ValueError(
+                    f"{file.parent} holds {model['id']} with other weights: revision is {found['revision']!r} there "
+                    f"and {model['revision']!r} here. Give another directory"
+                )
 
     @abstractmethod
     def _read_row(self) -> RowType:
@@ -139,6 +155,18 @@ def require_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error.strerror}): give another directory") from error
+
+
+def require_records(folder: str | None, resume: bool) -> None:
+    """Look at where the records of a run are to lie, before it begins.
+
+    Raises:
+        ValueError: If there is nothing that could be gone on from, or the folder cannot be written to.
+    """
+    if folder:
+        require_writable(folder)
+    elif resume:
+        raise ValueError("--resume goes on from records: give their folder as --records")
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:

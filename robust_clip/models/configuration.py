@@ -24,7 +24,7 @@ class RobustCLIPConfig(CLIPConfig):
         image_mean: Mean of each channel, in pixel units of [0, 1]; three numbers.
         image_std: Standard deviation of each channel, in the same units; three positive numbers.
         robustness: How the weights were trained (objective, data, and the attack and threat model if there were any),
-            written by `AdversarialTrainer`; `None` for weights that it did not train.
+            written by `AdversarialTrainer`, and at conversion for published checkpoints; `None` where it is not known.
 
     Raises:
         ValueError: If `image_mean` or `image_std` is not three numbers, or a deviation is not positive.

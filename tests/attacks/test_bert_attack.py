@@ -247,3 +247,16 @@ def test_models_that_do_not_fit_are_refused(path, tmp_path):
 def test_bad_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         BERTAttack(**fields)
+
+
+def test_a_model_of_the_hub_is_told_with_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    attack = BERTAttack(masked_lm="nobody/bert")
+    assert attack.parameters()["masked_lm"] == "nobody/bert"
+    commit, repository = 5 * "01234567", tmp_path / "models--nobody--bert"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    assert attack.parameters()["masked_lm"] == "nobody/bert (0123456701234567)"
+    assert BERTAttack(masked_lm="/no/such/place").parameters()["masked_lm"] == "/no/such/place"

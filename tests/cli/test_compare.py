@@ -76,6 +76,8 @@ def test_attacks_that_took_no_time_have_a_table():
         (["--model", "nano_clip", "--datasets", "digits", "--into", "page.md"], "--into takes the tables of --render"),
         (["--render", "nowhere", "--out", "more.json"], "leave --model, --datasets and --out out"),
         (["--model", "nano_clip", "--datasets", "digits", "--epsilon", "0"], "linf 0 leaves every image as it is"),
+        (["--model", "nano_clip", "--datasets", "digits", "--attacks", "fab"], "unknown attacks fab, known: apgd"),
+        (["--model", "nano_clip", "--datasets", "digits", "--out", "/dev/null/out.json"], "cannot write to /dev/null"),
         (["--render", "nowhere"], "nowhere has no JSON files; measure with robust-clip compare --out"),
     ],
 )

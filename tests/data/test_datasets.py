@@ -1,7 +1,10 @@
 """Every row of the table against a folder laid out as its repository is; the suites name rows."""
 
+import json
+
 import pytest
 
+from robust_clip.cli import main
 from robust_clip.data import DATASETS, SUITES, PixelCollator, load_image_dataset
 from robust_clip.data.datasets import CORRUPTIONS
 from tests.data.mirror import CAPTIONS, build, labels_of
@@ -102,6 +105,13 @@ def test_pcam_may_have_the_papers_sentences(mirror):
     dataset = load_image_dataset("pcam_sentences", root=mirror)
     assert dataset[0]["captions"] == ("This is a photo of lymph node tumor tissue.",)
     assert load_image_dataset("pcam", root=mirror)[0]["captions"] == ("this is a photo of Thing-1 x",)
+
+
+def test_a_suite_is_measured_whole(mirror, tiny_checkpoint, capsys):
+    where = ["--model", str(tiny_checkpoint), "--suite", "zero_shot_16", "--root", mirror]
+    assert main(["evaluate", *where, "--protocol", "clean", "--samples", "3", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["dataset"]["name"], row["n"]) for row in rows] == [(name, 3) for name in SUITES["zero_shot_16"]]
 
 
 def test_suites_name_rows_with_classes():

@@ -251,18 +251,18 @@ def samples(broken_by, n=100):
 def test_a_black_box_attack_that_beats_the_others_is_found():
     protocol = Protocol("mine", 1, (SOUND, AttackRun(Square(), "margin")), EIGHT)
     first, second = protocol.attack_names
-    assert checked_samples(protocol, samples([first] * 90 + [second]), undefended=False) == []
-    (finding,) = checked_samples(protocol, samples([first] * 90 + [second] * 5), undefended=False)
+    assert checked_samples(protocol, samples([first] * 90 + [second]), hardened=True) == []
+    (finding,) = checked_samples(protocol, samples([first] * 90 + [second] * 5), hardened=True)
     assert "a black-box attack breaks 5 images" in finding
 
 
-def test_an_undefended_model_that_stands_up_is_found():
+def test_a_model_that_stands_up_and_was_not_hardened_is_found():
     protocol = get_protocol("pgd20", epsilon="4/255")
     (name,) = protocol.attack_names
-    (finding,) = checked_samples(protocol, samples([name] * 80), undefended=True)
-    assert "20 of 100 images stand at linf 4/255 although the model was not trained against attacks" in finding
-    assert checked_samples(protocol, samples([name] * 98), undefended=True) == []
-    assert checked_samples(protocol, samples([name] * 80), undefended=False) == []
+    (finding,) = checked_samples(protocol, samples([name] * 80), hardened=False)
+    assert "20 of 100 images stand at linf 4/255 although the checkpoint does not say that it was trained" in finding
+    assert checked_samples(protocol, samples([name] * 98), hardened=False) == []
+    assert checked_samples(protocol, samples([name] * 80), hardened=True) == []
 
 
 def test_few_images_are_no_ground_for_a_finding():
@@ -271,9 +271,9 @@ def test_few_images_are_no_ground_for_a_finding():
     (name,) = protocol.attack_names
     for standing, found in ((1, 0), (2, 0), (3, 1)):
         some = samples([name] * (16 - standing), n=16)
-        assert len(checked_samples(protocol, some, undefended=True)) == found
+        assert len(checked_samples(protocol, some, hardened=False)) == found
     both = Protocol("mine", 1, (SOUND, AttackRun(Square(), "margin")), EIGHT)
     first, second = both.attack_names
     for late, found in ((20, 0), (60, 1)):
         some = samples([first] * (2000 - late) + [second] * late, n=2000)
-        assert len(checked_samples(both, some, undefended=False)) == found
+        assert len(checked_samples(both, some, hardened=True)) == found

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from robust_clip.cli import evaluate
+from tests.toy_bert import save_tiny_bert
 
 ADAPTED = ["--attack_loss", "objective"]
 
@@ -76,6 +77,11 @@ def test_what_presets_share_is_measured_once(command, capsys, tmp_path):
         ([*ADAPTED, "--objective", "{name: tecoa, weight: 1}"], "Unknown key 'weight' in section objective"),
         ([*ADAPTED, "--objective", "clean"], "Clean does not look at attacked images"),
         ([*ADAPTED, "--objective", "contrastive"], "Contrastive contrasts captions"),
+        ([*ADAPTED, "--objective", "img_coadv"], "ImgCoAdv contrasts images"),
+        (["--resume"], "--resume goes on from records: give their folder as --records"),
+        (["--examples", "2"], "--examples are kept with the records: give a folder for them as --records"),
+        (["--protocol", "clean", "--checks"], "--checks tries attacks on images, and clean has none"),
+        (["--suite", "zero_shot_17"], "unknown suite 'zero_shot_17'; did you mean"),
         ([*ADAPTED, "--objective", "fare"], "FARE compares with the checkpoint .* give it as --teacher"),
         ([*ADAPTED, "--objective", "tecoa", "--teacher", "nano_clip"], "TeCoA has no use for a teacher"),
         ([*ADAPTED, "--objective", "tecoa", "--protocol", "square"], "no attack of protocol 'square' can climb"),
@@ -134,3 +140,28 @@ def test_a_finished_row_can_be_checked_afterwards(command, capsys, tmp_path):
     assert json.loads(next(tmp_path.rglob("battery.json")).read_text()).keys() == {"found"}
     assert {**after, "checks": None} == {**before, "checks": None}
     assert set(before["checks"]) <= set(after["checks"])
+
+
+def test_what_checks_find_is_printed(command, capsys):
+    command("--protocol", "pgd20", "--epsilon", "4/255", "--samples", "24", "--checks", "--temperature", "1e-6")
+    assert "pgd20: " in capsys.readouterr().out.split("\n\n")[-1]
+
+
+def test_a_protocol_is_changed_by_the_command(command, capsys):
+    changed = ["--precision", "bf16", "--templates", "ensemble", "--temperature", "0.05", "--resolution", "model"]
+    command(*changed, "--num_workers", "1", "--on_bad_image", "skip", "--format", "json")
+    (row,) = json.loads(capsys.readouterr().out)
+    told = {name: row["protocol"][name] for name in ("precision", "templates", "temperature", "resolution")}
+    assert told == {"precision": "bf16", "templates": "ensemble", "temperature": 0.05, "resolution": "model"}
+    assert len(row["dataset"]["templates"]) > 1
+
+
+def test_class_prompts_are_attacked_by_a_masked_language_model(command, capsys, tmp_path):
+    command("--protocol", "mmcoa", "--masked_lm", save_tiny_bert(tmp_path / "bert"), "--format", "json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["protocol"]["name"] for row in rows] == ["mmcoa_image", "mmcoa_text", "mmcoa_both"]
+    told = [row["protocol"].get("text_attack") for row in rows]
+    assert told[0] is None
+    assert told[1] == told[2]
+    assert told[1]["attack"] == "BERTAttack"
+    assert told[1]["parameters"]["masked_lm"].startswith("bert (sha256:")

@@ -10,13 +10,16 @@ from dataclasses import replace
 
 import datasets
 import pytest
+import torch
 from PIL import Image
 
 from robust_clip.attacks import APGD, PGD, AttackRun, AutoAttack, CarliniWagner, Square, fit_to_classes
 from robust_clip.data import ImageDataset
 from robust_clip.evaluation import Protocol, Row, Sample, evaluate_robustness, get_protocol
+from robust_clip.evaluation.bench import Bench
 from robust_clip.threat_model import ThreatModel
 
+FOUR = ThreatModel("linf", "4/255")
 ONE_OF_TWO = """
 import os, pickle, sys
 from transformers import AutoTokenizer
@@ -171,9 +174,20 @@ def test_half_precision_weights_are_refused_under_fp32(model, tokenizer, images)
         evaluate_robustness(model.bfloat16(), tokenizer, images, get_protocol("clean"))
 
 
-def test_bf16_is_possible(model, tokenizer, images, two_attacks):
-    protocol = replace(two_attacks, samples=4, precision="bf16")
-    assert evaluate_robustness(model, tokenizer, images, protocol).protocol["precision"] == "bf16"
+def test_bf16_is_used_and_recorded(model, tokenizer, images, two_attacks, monkeypatch):
+    seen, logits = {}, Bench.logits
+
+    def watched(bench, pixels, attacked=False):
+        found = logits(bench, pixels, attacked)
+        seen.setdefault(bench.protocol.precision, []).append(found)
+        return found
+
+    monkeypatch.setattr(Bench, "logits", watched)
+    for precision in ("fp32", "bf16"):
+        row = evaluate_robustness(model, tokenizer, images, replace(two_attacks, samples=4, precision=precision))
+        assert row.protocol["precision"] == precision
+    full, half = (seen[precision][0] for precision in ("fp32", "bf16"))
+    assert 0 < (full - half).abs().max() < 0.1 * full.abs().max()
 
 
 def test_captions_have_no_accuracy(model, tokenizer):
@@ -224,6 +238,22 @@ def test_the_whole_battery_is_run_when_asked(model, tokenizer, images, monkeypat
     quick, thorough = (evaluate_robustness(model, tokenizer, images, few, thorough=asked) for asked in (False, True))
     assert len(thorough.checks) > len(quick.checks)
     assert any("images stand at epsilon 0.5" in finding for finding in thorough.checks)
+
+
+def test_every_run_that_attacks_is_checked_in_short(model, tokenizer, images, two_attacks):
+    with torch.no_grad():
+        model.logit_scale.fill_(30)  # saturates cross-entropy
+    row = evaluate_robustness(model, tokenizer, images, replace(two_attacks, samples=8))
+    assert any("have a gradient of cross-entropy that is zero" in finding for finding in row.checks)
+    assert evaluate_robustness(model, tokenizer, images, get_protocol("clean")).checks == []
+
+
+def test_images_that_stand_at_a_large_radius_are_a_finding_unless_training_is_on_record(model, tokenizer, images):
+    blind = Protocol("blind", 1, (AttackRun(PGD(steps=1, step_size="0.01/255", random_start=False)),), FOUR)
+    (finding,) = evaluate_robustness(model, tokenizer, images, blind).checks
+    assert "although the checkpoint does not say that it was trained against attacks" in finding
+    model.config.robustness = {"objective": "TeCoA", "attack": {"attack": "PGD"}}
+    assert evaluate_robustness(model, tokenizer, images, blind).checks == []
 
 
 def test_a_row_says_where_the_images_are_not_those_of_the_protocol(model, tokenizer, images, two_attacks):

@@ -1,5 +1,8 @@
 """Named protocols: every paper's, changed where asked, and never in silence."""
 
+import hashlib
+import json
+
 import pytest
 
 from robust_clip.attacks import FAB, PGD, VERSIONS, BERTAttack, Square
@@ -192,3 +195,60 @@ def test_temperatures_and_grids_of_the_papers():
     assert sorted({protocol.temperature or 0 for protocol in PRESETS["tima"]}) == [0, 0.02, 0.05, 0.1]
     grids = {protocol.native_datasets for name in ("mmcoa", "mmcoa_joint") for protocol in PRESETS[name]}
     assert grids == {("cifar10", "cifar100", "stl10", "tiny_imagenet")}
+
+
+FROZEN = {  # of all that a row says of a protocol but the prose on its origin
+    "apgd_ce v1": "19938e9f81805dd1",
+    "apgd_t v1": "ecd2db78c03df510",
+    "autoattack_plus v1": "e780a054ae381816",
+    "autoattack_rand v1": "bdf2969b56d9281d",
+    "autoattack_standard v1": "1a3da6b820ea7083",
+    "autoattack_standard_without_fab v1": "581e82fdedc8aa68",
+    "caw_autoattack v1": "b1b60e3ba92981cc",
+    "caw_cw v1": "dcbe1a58d34dcad5",
+    "caw_pgd100 v1": "e70ed141d0035928",
+    "clean v1": "7e8b1a2f32f22389",
+    "cw v1": "896ede731b81c2a5",
+    "cw_l2 v1": "136c625ed9c5c838",
+    "embedding v1": "ec52fd5aca5f5eb9",
+    "fare v2": "25d773c5deaecb42",
+    "fare_imagenet v1": "594a309e31985fb9",
+    "mmcoa_both v1": "849f0361c79a2b1a",
+    "mmcoa_both_leaf v1": "49f6eabfd0efae58",
+    "mmcoa_both_word_list v1": "14c3619f0692f130",
+    "mmcoa_image v1": "e1b685bbfef458d9",
+    "mmcoa_joint v1": "d3e77fa84e57d118",
+    "mmcoa_joint_leaf v1": "ca8f524253567e07",
+    "mmcoa_joint_word_list v1": "4194797540e65c3b",
+    "mmcoa_text v1": "5126187362ef00cd",
+    "mmcoa_text_leaf v1": "2c331844e783ac59",
+    "mmcoa_text_word_list v1": "b1e662f215a2e4fa",
+    "pgd100 v1": "4df120bb76a21c4e",
+    "pgd20 v1": "55ab7d16548fa47c",
+    "pmg_aft_autoattack v1": "6fcb4a437428afef",
+    "pmg_aft_cw v1": "0e022302517ed60e",
+    "pmg_aft_pgd10 v1": "bdfb2b9974ed0c5e",
+    "robustbench_imagenet v2": "30e6837ca22d2381",
+    "square v1": "3e2c3369efa467e9",
+    "tecoa v1": "c4ba1d2d1ea654bf",
+    "tecoa_aa v1": "cd87b5681033dfb1",
+    "tecoa_cw v1": "0c7ff689f6509115",
+    "tga_zsr_aa v1": "3e0f6503e20c0cf8",
+    "tga_zsr_cw v1": "dcd171b6d5076a07",
+    "tga_zsr_pgd100 v1": "61cb1e0d718537f2",
+    "tima_autoattack v1": "2c61b83d32845872",
+    "tima_pgd10 v1": "c1583d8db45ea8d2",
+}
+
+
+def test_what_a_name_and_version_stand_for_is_frozen(tmp_path, monkeypatch):
+    """Whoever changes a protocol gives it another version, and adds that here."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    told = {}
+    for preset in PRESETS.values():
+        for protocol in preset:
+            what = protocol.as_dict()
+            del what["source"]
+            told.setdefault(f"{protocol.name} v{protocol.version}", set()).add(json.dumps(what, sort_keys=True))
+    digests = {name: hashlib.sha256("".join(sorted(ways)).encode()).hexdigest()[:16] for name, ways in told.items()}
+    assert digests == FROZEN

@@ -235,3 +235,22 @@ def test_a_journal_writes_a_part_once_it_is_full(store):
     samples, seconds = store.read_parts()
     assert samples == journal.samples == [Sample(index) for index in range(4)]
     assert seconds == pytest.approx(journal.seconds)
+
+
+def test_another_version_of_a_protocol_is_another_evaluation(store):
+    told = [IDENTITY | {"protocol": {"name": "p", "samples": None, "version": version}} for version in (1, 2)]
+    store.begin(told[0], resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    with pytest.raises(ValueError, match="holds another evaluation: protocol.version is 1 there and 2 here"):
+        store.begin(told[1], resume=True)
+
+
+def test_a_root_holds_one_state_of_the_weights_of_a_name(store, row, tmp_path):
+    identity = {name: getattr(row(), name) for name in ("model", "dataset", "protocol", "threat_model", "seed")}
+    store.begin(identity, resume=False)
+    store.append([Sample(0, 1, 1)], seconds=1.0)
+    store.finish(row(), [Sample(0, 1, 1)])
+    beside = RecordStore(tmp_path / "records", "others", "test", get_protocol("pgd20"))
+    with pytest.raises(ValueError, match="holds clip with other weights: revision is 'sha256:0123456789' there and"):
+        beside.begin(identity | {"model": identity["model"] | {"revision": "sha256:trained-again"}}, resume=False)
+    beside.begin(identity | {"model": {"id": "another", "revision": "sha256:trained-again"}}, resume=False)
