@@ -33,7 +33,7 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `robust-clip COMMAND ...`; a mistake of the user's ends in one line on standard error and exit code 2."""
+    """Runs `robust-clip COMMAND ...`; what goes wrong ends in one line on standard error and exit code 2, or 130."""
     parser = argparse.ArgumentParser(prog="robust-clip", description="Robust CLIP: train, attack and evaluate.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.stderr.write(f"robust-clip {args.command}: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        more = "; go on with --resume from what was kept" if getattr(args, "records", None) else ""
+        sys.stderr.write(f"\nrobust-clip {args.command}: interrupted{more}\n")
+        return 130
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # The interpreter may abort if threads of gloo outlive it (pytorch/pytorch#179291), and they live until the
         # last reference to the group goes, some of which a Trainer holds in cycles.

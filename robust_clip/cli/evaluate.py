@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         for dataset, protocol in runs
     ]
     if state.is_main_process:
-        print(json.dumps([asdict(row) for row in rows], indent=2) if args.format == "json" else format_table(rows))
+        as_json = args.format == "json"
+        print(json.dumps([asdict(row) for row in rows], indent=2) if as_json else format_table(rows, args.checks))
     return 0
 
 
@@ -152,8 +153,13 @@ def _suite(name: str | None) -> tuple[str, ...]:
     return SUITES[name]
 
 
-def format_table(rows: Sequence[Row]) -> str:
-    """Rows as text: accuracies in percent, each with its interval."""
+def format_table(rows: Sequence[Row], thorough: bool = False) -> str:
+    """Rows as text: accuracies in percent, each with its interval.
+
+    Args:
+        rows: Of one model.
+        thorough: Whether the whole battery of sanity checks was run.
+    """
     header = ("data set", "split", "protocol", "threat model", "images", "skipped", "clean", "robust")
     cells = [header] + [
         (
@@ -178,7 +184,8 @@ def format_table(rows: Sequence[Row]) -> str:
     costs = dict.fromkeys(
         f"{row.protocol['name']}: {defence_cost.sentence(row.defence_cost)}" for row in rows if row.defence_cost
     )
-    found = [*notes] or ["Sanity checks found nothing."] * any(row.attacks for row in rows)
+    nothing = f"{'The whole battery of sanity' if thorough else 'Sanity'} checks found nothing."
+    found = [*notes] or [nothing] * any(row.attacks for row in rows)
     return "\n".join([f"{rows[0].model['id']} ({rows[0].model['revision']})", "", *lines, "", *costs, *found])
 
 
@@ -219,7 +226,7 @@ def add_parser(subparsers: Any) -> None:
     add("--records", help="folder for rows and samples of this model; nothing is kept without it")
     add("--on_bad_image", choices=("raise", "skip"), default="raise", help="what to do with an unreadable image")
     add("--examples", type=int, help="broken images and attacked prompts to keep with the records; 4 unless told")
-    add("--checks", action="store_true", help="also try the first attack on images in many ways")
+    add("--checks", action="store_true", help="also try the first attack in many ways on 32 images, about ten times")
     add("--resume", action="store_true", help="go on from the records that are there")
     add("--format", choices=("text", "json"), default="text", help="what to print")
     parser.set_defaults(run=run)

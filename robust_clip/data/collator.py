@@ -99,8 +99,8 @@ class PixelCollator:
             except _UNREADABLE as error:
                 if self.on_bad_image == "raise":
                     raise ValueError(
-                        f"{example['source']}: the image cannot be read ({error}). Mend or drop it, or set "
-                        "on_bad_image: skip."
+                        f"{example['source']}: the image cannot be read ({error}). Mend or drop it; of a data set, "
+                        "on_bad_image skip leaves such images out."
                     ) from error
                 logger.warning("%s: unreadable image skipped (%s)", example["source"], error)
                 skipped.append(example["index"])

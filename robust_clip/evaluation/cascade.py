@@ -13,7 +13,6 @@ from robust_clip.threat_model import ThreatModel
 from .bench import Bench, numerics
 from .gallery import Gallery
 from .records import Sample
-from .run_folder import advice
 
 # An attack is handed this many batches at once, and makes up each batch anew of the images that still stand, so that
 # batches stay full while images fall.
@@ -96,8 +95,7 @@ class Cascade:
                     candidate.sample, adversarial_prediction=prediction, broken_by=broken_by, withstood=withstood
                 )
                 if self.gallery and fell and self.stages[stage - 1]:
-                    with advice("the examples"):
-                        self.gallery.hang(sample, candidate.pixels, image)
+                    self.gallery.hang(sample, candidate.pixels, image)
             if stage or sample.through(len(self.stages)):
                 changed.append(sample)
             if not sample.through(len(self.stages)):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from accelerate.utils import tqdm
 from torch import Tensor
 
 from robust_clip.attacks import AttackRun, CrossEntropy, input_gradient, sample_generators
@@ -97,7 +98,8 @@ def battery(probe: Probe) -> list[str]:
         return []
     run, threat_model = protocol.attacks[0], protocol.threat_model
     checks = (epsilon_zero, rises_with_epsilon, withstands_anything, more_steps, random_noise, batch_dependence)
-    return [finding for check in checks if (finding := check(probe, run, threat_model))]
+    shown = tqdm(checks, desc="sanity checks", leave=False)
+    return [finding for check in shown if (finding := check(probe, run, threat_model))]
 
 
 def random_outputs(probe: Probe) -> str | None:

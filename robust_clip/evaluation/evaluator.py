@@ -26,7 +26,6 @@ from .processes import Progress, on_main, process_state
 from .protocol import Protocol
 from .records import Row, Sample, latest, library_versions
 from .revision import describe_model
-from .run_folder import advice
 from .sampling import choose_rows
 from .store import Journal, RecordStore
 
@@ -175,10 +174,12 @@ def require_classes(dataset: ImageDataset) -> list[str]:
     """The class names of a data set.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it has none, or but one.
     """
     if dataset.class_names is None:
         raise ValueError(f"{dataset.name} has captions, not classes, so there is no accuracy to measure")
+    if len(dataset.class_names) < 2:
+        raise ValueError(f"{dataset.name} has but the class {dataset.class_names[0]!r}, so every answer is right")
     return list(dataset.class_names)
 
 
@@ -245,8 +246,7 @@ def _amend(
 def _gallery(store: RecordStore | None, examples: int, names: Sequence[str], bench: Bench) -> Gallery:
     """Where examples are kept: by the main process, with the attacked prompts in it."""
     gallery = Gallery(store.folder if store and process_state().is_main_process else None, examples, names)
-    with advice("the examples"):
-        gallery.hang_texts(bench.prompts)
+    gallery.hang_texts(bench.prompts)
     return gallery
 
 

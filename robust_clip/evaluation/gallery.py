@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .examples import FOLDER, LIST, ImageExample, TextExample, read_examples
 from .records import Sample, write_text
+from .run_folder import advice
 
 
 class Gallery:
@@ -44,11 +45,12 @@ class Gallery:
         if sample.index in {example.index for example in self._images}:  # hung by a run that was killed right then
             return
         label, before, after = (int(prediction or 0) for prediction in predictions)
-        self._folder.mkdir(parents=True, exist_ok=True)
         files = [f"{sample.index}-{which}.png" for which in ("clean", "adversarial")]
-        for file, image in zip(files, (clean, adversarial), strict=True):
-            array = (image.detach().float().cpu() * 255).round().byte().permute(1, 2, 0).numpy()
-            Image.fromarray(array).save(self._folder / file)
+        with advice(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for file, image in zip(files, (clean, adversarial), strict=True):
+                array = (image.detach().float().cpu() * 255).round().byte().permute(1, 2, 0).numpy()
+                Image.fromarray(array).save(self._folder / file)
         names = [self._names[number] for number in (label, before, after)]
         self._images.append(ImageExample(sample.index, label, before, after, sample.broken_by, *files, *names))
         self._write()
@@ -56,7 +58,8 @@ class Gallery:
     def _write(self) -> None:
         if self._folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         kept: list[ImageExample | TextExample] = [*self._images, *self._texts]
         content = [asdict(example) for example in kept]
-        write_text(self._folder / LIST, json.dumps(content, indent=2) + "\n")
+        with advice(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_text(self._folder / LIST, json.dumps(content, indent=2) + "\n")

@@ -48,6 +48,7 @@ class Progress:
     def __init__(self, images: int, attacks: int, title: str) -> None:
         self._stages = max(1, attacks)
         self._advanced: dict[int, int] = {}
+        self._done = 0
         self._attacks = attacks
         digits = 0 if self._stages == 1 else 1  # of an image that stood up to some of the attacks
         layout = f"{{l_bar}}{{bar}}| {{n:.{digits}f}}/{{total}} images [{{elapsed}}<{{remaining}}]"
@@ -57,8 +58,10 @@ class Progress:
         """Advance by what became of some images."""
         for sample in samples:
             advanced = self._stages if sample.through(self._attacks) else sample.withstood
-            self._bar.update((advanced - self._advanced.get(sample.index, 0)) / self._stages)
+            self._done += advanced - self._advanced.get(sample.index, 0)
             self._advanced[sample.index] = advanced
+        # Fractions would add up to more than all images.
+        self._bar.update(self._done / self._stages - self._bar.n)
 
     def __enter__(self) -> Self:
         return self

@@ -101,7 +101,7 @@ class Protocol:
             if getattr(self, field) not in get_args(allowed):
                 raise ValueError(f"{field} must be one of {get_args(allowed)}, got {getattr(self, field)!r}")
         if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples must be at least 1, or None for all, got {self.samples}")
+            raise ValueError(f"samples must be at least 1, or left out for all, got {self.samples}")
         if bool(self.attacks) != (self.threat_model is not None):
             raise ValueError(
                 f"a threat model is needed with attacks and without them means nothing: protocol {self.name!r} has "

@@ -241,8 +241,12 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text; at `path` there is never less than the whole."""
     unfinished = Path(path).with_suffix(".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import jinja2
 from .broken_by import BrokenTable, broken_table, read_kept_samples
 from .examples import ImageExample, Picture, TextExample, names_of, picture, read_examples, word_changes
 from .plots import style_of, svg_accuracy
-from .records import OURS, Row, Sample, duration
+from .records import OURS, Row, Sample, duration, write_text
 from .side_by_side import (
     Table,
     call,
@@ -97,10 +97,15 @@ def write_report(records: Sequence[Record], path: str | Path) -> None:
         path: Of the file; `.html` and `.md` tell the kind.
 
     Raises:
-        ValueError: If the name of the file ends otherwise, or as `render_report` does.
+        ValueError: If the name of the file ends otherwise, if it cannot be written, which leaves what was there as it
+            was, or as `render_report` does.
     """
     kind = report_kind(path)
-    Path(path).write_text(render_report(records, kind), encoding="utf-8")
+    text = render_report(records, kind)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror}): make room, or give another place") from error
 
 
 def report_kind(path: str | Path) -> str:

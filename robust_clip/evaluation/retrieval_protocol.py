@@ -78,7 +78,7 @@ class RetrievalProtocol:
         for field in ("samples", "captions_per_image"):
             count = getattr(self, field)
             if count is not None and count < 1:
-                raise ValueError(f"{field} must be at least 1, or None for all, got {count}")
+                raise ValueError(f"{field} must be at least 1, or left out for all, got {count}")
         one_sided = [attack for attack in (self.image_attack, self.text_attack) if attack is not None]
         if self.joint_attack is not None and one_sided:
             raise ValueError("a joint attack searches images and captions together: give it alone, or the other two")

@@ -80,7 +80,7 @@ class RunFolder(ABC, Generic[RowType]):
         self._require_same_weights(identity["model"])
         version, begun = library_versions()[OURS], self._has_results()
         if begun:
-            found = json.loads((self._row if self._row.exists() else self._identity).read_text())
+            found = _read(self._row if self._row.exists() else self._identity)
             if "settings" not in found["model"]:  # of before these were recorded
                 found["model"]["settings"] = identity["model"].get("settings")
             if unlike := "; ".join(differences(found, identity)):
@@ -107,7 +107,7 @@ class RunFolder(ABC, Generic[RowType]):
         No report could tell the two apart.
         """
         for file in self._root.glob(f"*/*/{self.row_file}"):
-            found = json.loads(file.read_text())["model"]
+            found = _read(file)["model"]
             if file != self._row and found["id"] == model["id"] and found["revision"] != model["revision"]:
                 raise ValueError(
                     f"{file.parent} holds {model['id']} with other weights: revision is {found['revision']!r} there "
@@ -125,6 +125,14 @@ class RunFolder(ABC, Generic[RowType]):
 
     def _has_results(self) -> bool:
         return self._row.exists() or any(self._parts.glob(self.part_files))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): remove {file.parent}, or give another directory") from error
+    return found
 
 
 @contextmanager

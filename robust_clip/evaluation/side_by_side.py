@@ -25,7 +25,7 @@ class Cell:
         value: In %, with one digit; empty where nothing was measured.
         note: What stands beside it, such as its interval; may be empty.
         best: Whether it lies above all others of its data set and column, and no interval overlaps its own.
-        doubtful: Whether a check of its row failed, or part of the protocol was replaced.
+        doubtful: Whether a check of its row failed, images were left out, or part of the protocol was replaced.
     """
 
     value: str
@@ -34,8 +34,8 @@ class Cell:
     doubtful: bool = False
 
     def __str__(self) -> str:
-        """Number and note: `50.0 [25.0, 75.0]`."""
-        return f"{self.value} {self.note}".strip()
+        """Number and note, and a mark if there is doubt: `50.0 [25.0, 75.0] †`."""
+        return " ".join(part for part in (self.value, self.note, "†" if self.doubtful else "") if part)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _cell(row: Row | None, rivals: Sequence[Row], *, clean: bool, with_n: bool) 
     about_this = not clean or row.robust_accuracy is None
     highs = [other[1] for rival in rivals if (other := _accuracy(rival, clean)[1]) is not None]
     best = bool(highs) and interval[0] > max(highs) and not (about_this and row.checks)
-    doubtful = about_this and bool(row.checks or row.substituted)
+    doubtful = bool(row.skipped) or about_this and bool(row.checks or row.substituted)
     return Cell(value, f"{note} n={row.n}" if with_n else note, best, doubtful)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .records import OURS, Row
+from .records import OURS, Row, write_text
 from .side_by_side import group_rows, make_table, other_versions
 
 _BEGIN, _END = "<!-- rows:begin -->", "<!-- rows:end -->"
@@ -17,6 +17,11 @@ def find_rows(folder: str | Path) -> list[Path]:
         ValueError: If there are none.
     """
     paths = sorted(Path(folder).rglob("row.json"))
+    if not paths and (unfinished := len(list(Path(folder).rglob("identity.json")))):
+        raise ValueError(
+            f"{folder} holds no finished run, and {unfinished} that were interrupted: go on with --resume, by the "
+            "command that began them"
+        )
     if not paths:
         raise ValueError(
             f"{folder} holds no row.json; give the folder that `robust-clip evaluate --records` wrote. Rows of "
@@ -37,7 +42,8 @@ def read_rows(folder: str | Path) -> list[Row]:
 def markdown_table(rows: Iterable[Row]) -> str:
     """One line per data set and model, one column per epsilon; accuracies in % with 95 % Wilson intervals.
 
-    Rows that another version or commit of this package measured than most are named below it.
+    Numbers that failed a check, leave images out or of whose protocol something was replaced are marked † and told
+    below it, and so are rows that another version or commit of this package measured than most.
 
     Raises:
         ValueError: If the rows come from several protocols or seeds, which one table must not mix, if one name stands
@@ -53,15 +59,29 @@ def markdown_table(rows: Iterable[Row]) -> str:
     ruled = [header, ["---"] * len(header), *([markdown_text(cell) for cell in line] for line in lines)]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
     measured = f"{text}\n\n{markdown_text(measure)}. In %, with 95 % Wilson intervals."
-    return "\n\n".join([measured, *version_notes(group)])
+    return "\n\n".join([measured, *_doubts(group), *version_notes(group)])
+
+
+def _doubts(rows: Sequence[Row]) -> Iterator[str]:
+    """A sentence of Markdown for each set of findings, with the rows that it holds for."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        left_out = [f"{row.skipped} images could not be read and count in no number"] if row.skipped else []
+        groups.setdefault((*row.checks, *row.substituted, *left_out), []).append(row)
+    for found, some in groups.items():
+        if found:
+            yield markdown_text(f"† {_places(some)}: {'; '.join(found)}.")
+
+
+def _places(rows: Iterable[Row]) -> str:
+    return ", ".join(f"{row.model['id']} on {row.dataset['name']} {row.threat_model or 'clean'}" for row in rows)
 
 
 def version_notes(rows: Sequence[Row]) -> Iterator[str]:
     """A sentence of Markdown for each version of this package but the usual one, with the rows that it measured."""
     usual, others = other_versions(rows)
     for version, some in others.items():
-        places = [" ".join([row.model["id"], "on", row.dataset["name"], row.threat_model or "clean"]) for row in some]
-        yield markdown_text(f"Measured by {OURS} {version}, not by {usual} as most: {', '.join(places)}.")
+        yield markdown_text(f"Measured by {OURS} {version}, not by {usual} as most: {_places(some)}.")
 
 
 def folded(title: str, table: str) -> str:
@@ -106,4 +126,4 @@ def insert_table(path: str | Path, table: str) -> None:
         missing = "has no place for the table" if Path(path).is_file() else "is not there"
         raise ValueError(f"{path} {missing}: make a file with {_BEGIN} and {_END} on lines of their own.")
     before, rest = text.split(_BEGIN, 1)
-    Path(path).write_text(f"{before}{_BEGIN}\n{table}\n{_END}{rest.split(_END, 1)[1]}")
+    write_text(path, f"{before}{_BEGIN}\n{table}\n{_END}{rest.split(_END, 1)[1]}")

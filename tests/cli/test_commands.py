@@ -236,3 +236,17 @@ def test_train_says_what_is_wrong(
     assert main(["train", str(recipe), *overrides]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_an_interruption_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robust_clip.cli.evaluate.require_batch_size", interrupted)
+    asked = ["evaluate", "--model", "nano_clip", "--datasets", "digits", "--protocol", "clean"]
+    assert main([*asked, "--records", "rows"]) == 130
+    assert capsys.readouterr().err == "\nrobust-clip evaluate: interrupted; go on with --resume from what was kept\n"
+    assert main(asked) == 130
+    assert capsys.readouterr().err == "\nrobust-clip evaluate: interrupted\n"

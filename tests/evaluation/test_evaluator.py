@@ -197,6 +197,13 @@ def test_captions_have_no_accuracy(model, tokenizer):
         evaluate_robustness(model, tokenizer, ImageDataset(rows, name="photos"), get_protocol("clean"))
 
 
+def test_one_class_has_no_accuracy(model, tokenizer):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["hat"])})
+    rows = datasets.Dataset.from_dict({"image": [Image.new("RGB", (8, 8))], "label": [0]}, features=features)
+    with pytest.raises(ValueError, match="hats has but the class 'hat', so every answer is right"):
+        evaluate_robustness(model, tokenizer, ImageDataset(rows, name="hats"), get_protocol("clean"))
+
+
 def test_few_classes_are_recorded(model, tokenizer, images):
     protocol = Protocol(
         "few", 1, (AttackRun(APGD(steps=2, targets=9), "dlr"), AttackRun(PGD(steps=2))), ThreatModel("linf", "8/255")

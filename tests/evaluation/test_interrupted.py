@@ -54,7 +54,7 @@ def test_a_killed_run_is_gone_on_from(model, tokenizer, images, two_attacks, tmp
     assert any(sample.withstood for sample in fed)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(store, "write_samples"), (gallery.Gallery, "hang")])
+@pytest.mark.parametrize(("owner", "name"), [(store, "write_samples"), (gallery, "write_text")])
 def test_a_disk_that_fills_up_costs_nothing_that_was_written(
     owner, name, model, tokenizer, images, two_attacks, tmp_path, folder_of, whole, monkeypatch
 ):

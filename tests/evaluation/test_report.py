@@ -1,5 +1,6 @@
 """Reports: the numbers are those of the rows, both kinds agree, and a page neither loads nor runs anything."""
 
+import errno
 import json
 import re
 import sys
@@ -272,3 +273,18 @@ def test_samples_that_do_not_fit_are_refused(rows, keep):
     write_samples(folder / "samples.parquet", [Sample(0, 1, 1)])
     with pytest.raises(ValueError, match="samples kept for c on cifar10 are not those of the row"):
         render_report(read_records([rows]), ".md")
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(rows, tmp_path, monkeypatch):
+    path = tmp_path / "report.md"
+    path.write_text("before")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(ValueError, match=r"cannot write .*report.md \(No space left on device\): make room, or"):
+            write_report(read_records([rows]), path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.md", "rows"]
+    assert path.read_text() == "before"

@@ -27,7 +27,7 @@ def limited():
 def test_a_disk_that_fills_up_costs_nothing_that_was_written(tmp_path, limited):
     protocol = RetrievalProtocol(image_attack=PGD(), threat_model=ThreatModel("linf", "1/255"))
     store = RetrievalStore(tmp_path, "photos", "test", protocol)
-    store.begin({"seed": 0}, resume=False)
+    store.begin({"model": {"id": "clip", "revision": "1"}, "seed": 0}, resume=False)
     attacked = Attacked([torch.rand(3, 8, 8), torch.rand(3, 9, 9)], ["a cat", "a dog"])
     store.write("images", 0, attacked, 1.5)
     limited()

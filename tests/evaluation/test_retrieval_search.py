@@ -148,8 +148,8 @@ def test_what_is_not_finite_is_named_by_its_rows(search_for):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"samples": 0}, "samples must be at least 1, or None for all, got 0"),
-        ({"captions_per_image": 0}, "captions_per_image must be at least 1, or None for all, got 0"),
+        ({"samples": 0}, "samples must be at least 1, or left out for all, got 0"),
+        ({"captions_per_image": 0}, "captions_per_image must be at least 1, or left out for all, got 0"),
         ({"aim": "galery"}, r"aim must be one of \('gallery', 'pair', 'self'\), got 'galery'"),
         ({"resolution": "listed"}, "resolution must be one of"),
         ({"precision": "fp16"}, "precision must be one of"),

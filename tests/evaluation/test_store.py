@@ -254,3 +254,12 @@ def test_a_root_holds_one_state_of_the_weights_of_a_name(store, row, tmp_path):
     with pytest.raises(ValueError, match="holds clip with other weights: revision is 'sha256:0123456789' there and"):
         beside.begin(identity | {"model": identity["model"] | {"revision": "sha256:trained-again"}}, resume=False)
     beside.begin(identity | {"model": {"id": "another", "revision": "sha256:trained-again"}}, resume=False)
+
+
+def test_a_damaged_row_is_named(store, row):
+    identity = {name: getattr(row(), name) for name in ("model", "dataset", "protocol", "threat_model", "seed")}
+    store.begin(identity, resume=False)
+    store.finish(row(), [])
+    (store.folder / "row.json").write_text('{"model": ')
+    with pytest.raises(ValueError, match=r"row.json is damaged .*: remove .*4_255, or give another directory"):
+        store.begin(identity, resume=True)

@@ -30,7 +30,8 @@ def test_one_line_per_model_one_column_per_epsilon(rows):
     assert lines[0] == "| data set | model | images | clean | robust at 1/255 | robust at 4/255 |"
     assert len([line for line in lines if line.startswith("| coloured |")]) == 1
     measure = "Protocol pgd20 v1, linf, native grid, single templates, fp32, test split, seed 0"
-    assert lines[-1] == f"{measure}. In %, with 95 % Wilson intervals."
+    assert lines[4] == f"{measure}. In %, with 95 % Wilson intervals."
+    assert all(line.startswith("† ") for line in lines[5:] if line)
 
 
 def test_numbers_are_those_of_the_rows(rows):
@@ -102,3 +103,19 @@ def test_tables_show_what_the_rows_say():
     assert markdown_table(read_rows(cards / "rows")) in (cards / "tecoa.md").read_text()
     few = sorted(cards.glob("rows/*/cifar10-test")) + sorted(cards.glob("rows/*/tiny_imagenet-test"))
     assert markdown_table(row for folder in few for row in read_rows(folder)) in (ROOT / "README.md").read_text()
+
+
+def test_what_a_reader_must_know_stands_by_the_number_and_below_the_table(row):
+    table = markdown_table([row(checks=["the model is random"], skipped=2), row(model={"id": "b", "revision": "2"})])
+    sound, marked = table.splitlines()[2:4]
+    assert [marked.count("†"), sound.count("†")] == [2, 0]  # images that are left out are so of the clean number, too
+    assert table.splitlines()[-1] == (
+        "† clip on coloured linf 4/255: the model is random; 2 images could not be read and count in no number."
+    )
+
+
+def test_an_unfinished_run_has_no_rows_yet(tmp_path):
+    (tmp_path / "photos-test" / "pgd20").mkdir(parents=True)
+    (tmp_path / "photos-test" / "pgd20" / "identity.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no finished run, and 1 that were interrupted: go on with --resume"):
+        read_rows(tmp_path)
