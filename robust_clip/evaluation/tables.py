@@ -68,13 +68,15 @@ def _doubts(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         left_out = [f"{row.skipped} images could not be read and count in no number"] if row.skipped else []
         groups.setdefault((*row.checks, *row.substituted, *left_out), []).append(row)
-    for found, some in groups.items():
+    for found, some in sorted(groups.items(), key=lambda group: group[0]):
         if found:
             yield markdown_text(f"† {_places(some)}: {'; '.join(found)}.")
 
 
 def _places(rows: Iterable[Row]) -> str:
-    return ", ".join(f"{row.model['id']} on {row.dataset['name']} {row.threat_model or 'clean'}" for row in rows)
+    """Rows in a few words each, in an order that is not that of the rows."""
+    told = (f"{row.model['id']} on {row.dataset['name']} {row.threat_model or 'clean'}" for row in rows)
+    return ", ".join(sorted(told))
 
 
 def version_notes(rows: Sequence[Row]) -> Iterator[str]:
