@@ -144,7 +144,7 @@ def test_runs_of_another_kind_stay():
     assert [type(run) for run in fit_to_classes([knowing, unknowing], 2)[0]] == [AttackRun, UndefendedRun]
 
 
-def test_few_classes_are_handled_in_the_search(images):
+def test_few_classes_are_handled_in_the_search_and_told(images, caplog):
     class Two(Victim):
         def forward(self, pixels):
             return super().forward(pixels)[:, :2]
@@ -153,6 +153,7 @@ def test_few_classes_are_handled_in_the_search(images):
     labels = victim(pixels).argmax(dim=1)
     runs = (AttackRun(APGD(steps=5, targets=9), "dlr"), AttackRun(APGD(steps=5)))
     assert standing(victim, AutoAttack(version="custom", runs=runs), pixels, labels).sum() < 8
+    assert any("apgd_t-dlr" in record.message and "there are 2 classes" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize(

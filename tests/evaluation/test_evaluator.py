@@ -169,6 +169,13 @@ def test_templates_are_those_of_the_protocol(model, tokenizer, images):
     assert single.dataset["prompts"] != own.dataset["prompts"]
 
 
+def test_class_prompts_are_embedded_once(model, tokenizer, images, two_attacks):
+    prompts = []
+    model.text_model.register_forward_hook(lambda *call: prompts.append(len(call[-1].pooler_output)))
+    row = evaluate_robustness(model, tokenizer, images, two_attacks, batch_size=4)
+    assert sum(prompts) == len(images.class_names) * len(row.dataset["templates"])
+
+
 def test_half_precision_weights_are_refused_under_fp32(model, tokenizer, images):
     with pytest.raises(ValueError, match="asks for fp32, the weights are torch.bfloat16"):
         evaluate_robustness(model.bfloat16(), tokenizer, images, get_protocol("clean"))
