@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
             rows = standing[package] if plan == "in a row" else comparison.rows
             outcomes[key] = comparison.measure(plan, run, package, rows)
             if args.out:
-                with advice(args.out):
+                with advice(args.out, way="the same command"):
                     write_json(args.out, identity | {"outcomes": [asdict(outcome) for outcome in outcomes.values()]})
         standing[package] = outcomes[key].standing
     print(format_comparison(identity, list(outcomes.values())))

@@ -50,10 +50,12 @@ class Defence:
         settings = read_section("objective", text)
         objective: Objective = choose("objective", OBJECTIVES, settings)
         name = type(objective).__name__
-        if objective.needs_captions or objective.compares_samples or not objective.needs_attack:
-            why = "does not look at attacked images"
-            if objective.needs_captions or objective.compares_samples:
-                why = f"contrasts {'captions' if objective.needs_captions else 'images'}"
+        reasons = {
+            "contrasts captions": objective.needs_captions,
+            "contrasts images": objective.compares_samples,
+            "does not look at attacked images": not objective.needs_attack,
+        }
+        if why := next((reason for reason, holds in reasons.items() if holds), None):
             raise ValueError(f"{name} {why}, so no image has a loss of its own to climb; give another objective")
         if objective.needs_teacher and teacher is None:
             raise ValueError(f"{name} compares with the checkpoint that training began from: give it as --teacher")

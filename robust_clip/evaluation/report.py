@@ -22,7 +22,7 @@ from .side_by_side import (
     short_revision,
 )
 from .store import BATTERY
-from .tables import find_rows, markdown_text
+from .tables import Finding, find_rows, markdown_text, rows_by_findings
 
 _TEMPLATES = {".html": "report_template.html", ".md": "report_template.md"}
 
@@ -61,19 +61,6 @@ class Section:
     plots: dict[str, str]
     no_plots: str
     broken: BrokenTable | None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a reader must know before believing a row.
-
-    Args:
-        kind: `check failed`, `other version`, `substituted` or `skipped`.
-        text: What was found.
-    """
-
-    kind: str
-    text: str
 
 
 def read_records(folders: Iterable[str | Path]) -> list[Record]:
@@ -168,21 +155,9 @@ def _section(measure: str, rows: Sequence[Row], records: Sequence[Record], html:
 
 def _grouped_findings(rows: Sequence[Row]) -> list[tuple[tuple[Finding, ...], list[Row]]]:
     """Findings, failed checks first, each set of them with the rows that it holds for."""
-    groups: dict[tuple[Finding, ...], list[Row]] = {}
     usual, others = other_versions(rows)
     told = {id(row): f"{OURS} {version}, most rows {usual}" for version, some in others.items() for row in some}
-    for row in rows:
-        groups.setdefault(_findings(row, told.get(id(row))), []).append(row)
-    return sorted(((found, some) for found, some in groups.items() if found), key=lambda group: group[0][0].kind)
-
-
-def _findings(row: Row, other_version: str | None) -> tuple[Finding, ...]:
-    found = [Finding("check failed", text) for text in row.checks]
-    found += [Finding("other version", other_version)] if other_version else []
-    found += [Finding("substituted", text) for text in row.substituted]
-    if row.skipped:
-        found.append(Finding("skipped", f"{row.skipped} images could not be read and count in no number"))
-    return tuple(found)
+    return sorted(rows_by_findings(rows, told).items(), key=lambda group: group[0][0].kind)
 
 
 def _examples(record: Record, html: bool) -> tuple[list[tuple[ImageExample, Picture | None]], list[TextExample]]:

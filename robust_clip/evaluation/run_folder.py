@@ -106,9 +106,9 @@ class RunFolder(ABC, Generic[RowType]):
 
         No report could tell the two apart.
         """
-        for file in self._root.glob(f"*/*/{self.row_file}"):
+        for file in set(self._root.glob(f"*/*/{self.row_file}")) - {self._row}:
             found = _read(file)["model"]
-            if file != self._row and found["id"] == model["id"] and found["revision"] != model["revision"]:
+            if found["id"] == model["id"] and found["revision"] != model["revision"]:
                 raise ValueError(
                     f"{file.parent} holds {model['id']} with other weights: revision is {found['revision']!r} there "
                     f"and {model['revision']!r} here. Give another directory"
@@ -136,8 +136,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def advice(place: str | Path) -> Iterator[None]:
-    """Say what to do where a write fails in the middle of a run.
+def advice(place: str | Path, way: str = "--resume") -> Iterator[None]:
+    """Say what to do where a write fails in the middle of a run, which is gone on with by `way`.
 
     Raises:
         ValueError: If it does; with the `place` that could not be written to.
@@ -147,7 +147,7 @@ def advice(place: str | Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(
             f"cannot write to {place} ({error.strerror}); what was written before is whole: make room, then go on "
-            "with --resume"
+            f"with {way}"
         ) from error
 
 

@@ -1,13 +1,27 @@
 """Tables in Markdown, rendered from rows."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .records import OURS, Row, write_text
 from .side_by_side import group_rows, make_table, other_versions
 
 _BEGIN, _END = "<!-- rows:begin -->", "<!-- rows:end -->"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a reader must know before believing a row.
+
+    Args:
+        kind: `check failed`, `other version`, `substituted` or `skipped`.
+        text: What was found.
+    """
+
+    kind: str
+    text: str
 
 
 def find_rows(folder: str | Path) -> list[Path]:
@@ -62,15 +76,30 @@ def markdown_table(rows: Iterable[Row]) -> str:
     return "\n\n".join([measured, *_doubts(group), *version_notes(group)])
 
 
-def _doubts(rows: Sequence[Row]) -> Iterator[str]:
-    """A sentence of Markdown for each set of findings, with the rows that it holds for."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
+def rows_by_findings(rows: Iterable[Row], other_version: Mapping[int, str]) -> dict[tuple[Finding, ...], list[Row]]:
+    """The rows that a reader must know something of, by what that is.
+
+    Args:
+        rows: With findings or without.
+        other_version: What is said of a row that another version measured than most, by the row's `id()`.
+    """
+    groups: dict[tuple[Finding, ...], list[Row]] = {}
     for row in rows:
-        left_out = [f"{row.skipped} images could not be read and count in no number"] if row.skipped else []
-        groups.setdefault((*row.checks, *row.substituted, *left_out), []).append(row)
-    for found, some in sorted(groups.items(), key=lambda group: group[0]):
+        found = [Finding("check failed", text) for text in row.checks]
+        found += [Finding("other version", other_version[id(row)])] if id(row) in other_version else []
+        found += [Finding("substituted", text) for text in row.substituted]
+        if row.skipped:
+            found.append(Finding("skipped", f"{row.skipped} images could not be read and count in no number"))
         if found:
-            yield markdown_text(f"† {_places(some)}: {'; '.join(found)}.")
+            groups.setdefault(tuple(found), []).append(row)
+    return groups
+
+
+def _doubts(rows: Iterable[Row]) -> Iterator[str]:
+    """A sentence of Markdown for each set of findings, with the rows that it holds for."""
+    told = {tuple(finding.text for finding in found): some for found, some in rows_by_findings(rows, {}).items()}
+    for texts, some in sorted(told.items(), key=lambda group: group[0]):
+        yield markdown_text(f"† {_places(some)}: {'; '.join(texts)}.")
 
 
 def _places(rows: Iterable[Row]) -> str:
